@@ -1,0 +1,108 @@
+"""The command line. `fit`, `validate` and `test` are LightningCLI's; every mistake of a user becomes one line."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import sys
+import warnings
+from argparse import ArgumentError
+from collections.abc import Sequence
+
+from semiseg.errors import UserError
+
+HELP = """usage: semiseg COMMAND ...
+
+  fit        train a method:    semiseg fit --config configs/data/glas.yaml --data.root DIR --data.labeled_fraction 0.2
+  test       score a run:       semiseg test --run RUN [--checkpoint best|last]
+  validate   validate a run:    semiseg validate --run RUN
+  predict    segment images:    semiseg predict CKPT INPUT... --output DIR [--overlay] [--probabilities]
+  data       look at data:      semiseg data check|preview|split|cache --help
+
+semiseg COMMAND --help says more; semiseg fit --data.help GlaS lists the options of one data set.
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or 2 after one line on stderr that says what to mend."""
+    args = list(sys.argv[1:] if args is None else args)
+    try:
+        return _dispatch(args)
+    except UserError as error:
+        return _complain(error, str(error))
+    except ArgumentError as error:
+        return _complain(error, _explain(str(error)))
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt as error:
+        return _complain(error, "interrupted; the same command goes on from the last checkpoint", code=130)
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        return _complain(error, f"{error.filename or 'operating system'}: {error.strerror}")
+
+
+def _dispatch(args: list[str]) -> int:
+    command = args[0] if args else ""
+    if command in ("", "-h", "--help"):
+        print(HELP)
+    elif command == "data":
+        from semiseg.data.command import data_command
+
+        return data_command(args[1:])
+    elif command == "predict":
+        from semiseg.inference.command import predict_command
+
+        predict_command(args[1:])
+    elif command in ("fit", "validate", "test"):
+        from semiseg.running.lightning_cli import run_lightning
+
+        _be_quiet()
+        run_lightning(args)
+    else:
+        commands = ("fit", "test", "validate", "predict", "data")
+        near = difflib.get_close_matches(command, commands, n=1)
+        raise UserError(f"unknown command {command}; {f'did you mean {near[0]}?' if near else 'see semiseg --help'}")
+    return 0
+
+
+def _be_quiet() -> None:
+    """What Lightning and MONAI remark on every run is not news; warnings of semiseg itself stay."""
+    warnings.filterwarnings("ignore", module=r"(lightning|torch|monai|wandb|jsonargparse|pydantic|litlogger)")
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _complain(error: BaseException, message: str, code: int = 2) -> int:
+    if os.environ.get("SEMISEG_TRACEBACK"):  # for developers
+        raise error
+    print(f"semiseg: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _explain(report: str) -> str:
+    """jsonargparse's nested report as one line: the key, the innermost reason and the nearest name."""
+    lines = [line.strip(" -") for line in report.splitlines() if line.strip(" -")]
+    reason = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
+    for word in re.findall(r"[\w.]+", report):
+        name = word.split(".")[-1]
+        near = difflib.get_close_matches(name, _known_names(), n=1, cutoff=0.75)
+        if near and name not in _known_names():
+            reason += f"; did you mean {near[0]}?"
+            break
+    return f"{reason[:400]} (semiseg fit --help lists the options)"
+
+
+def _known_names() -> set[str]:
+    """Classes and options that can stand in a configuration."""
+    import inspect
+
+    from semiseg import components, data, methods, networks
+
+    classes = [getattr(package, name) for package in (components, data, methods, networks) for name in package.__all__]
+    options = {option for item in classes if inspect.isclass(item) for option in inspect.signature(item).parameters}
+    options |= set(inspect.signature(data.SegmentationDataModule).parameters)
+    options |= set(inspect.signature(methods.SegmentationMethod).parameters)
+    return options | {item.__name__ for item in classes}

@@ -1,0 +1,73 @@
+"""Learning-rate schedules as functions of the optimiser step and the budget; resuming at a step needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class Constant(LambdaLR):
+    """The optimiser's own learning rate throughout.
+
+    Args:
+        optimizer: optimiser to schedule.
+        max_steps: budget in optimiser steps; not used.
+    """
+
+    def __init__(self, optimizer: Optimizer, max_steps: int) -> None:
+        super().__init__(optimizer, lambda step: 1.0)
+
+
+class WarmupPoly(LambdaLR):
+    """Linear warm-up, then polynomial decay to zero at the end of the budget.
+
+    Args:
+        optimizer: optimiser to schedule.
+        max_steps: budget in optimiser steps.
+        warmup: share of the budget that warms up.
+        power: exponent of the decay; 0.9 as in DeepLab and nnU-Net.
+    """
+
+    def __init__(self, optimizer: Optimizer, max_steps: int, warmup: float = 0.0, power: float = 0.9) -> None:
+        rise = warmup * max_steps
+
+        def factor(step: int) -> float:
+            if step < rise:
+                return (step + 1) / (rise + 1)
+            return (1 - min((step - rise) / (max_steps - rise), 1.0)) ** power
+
+        super().__init__(optimizer, factor)
+
+
+class WarmupHalving(LambdaLR):
+    """Linear warm-up, then a factor at fixed shares of the budget: the recipe of both 2025 papers.
+
+    Their schedule is 20 epochs of warm-up and halving after epochs 70, 120 and 170 of 200. Deviation: the authors'
+    code runs the whole first epoch at rate 0, here the first step already moves.
+
+    Args:
+        optimizer: optimiser to schedule.
+        max_steps: budget in optimiser steps.
+        warmup: share of the budget that warms up.
+        milestones: shares of the budget at which the rate is multiplied by `factor`.
+        factor: what the rate is multiplied by.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_steps: int,
+        warmup: float = 0.1,
+        milestones: Sequence[float] = (0.35, 0.6, 0.85),
+        factor: float = 0.5,
+    ) -> None:
+        rise = warmup * max_steps
+
+        def rate(step: int) -> float:
+            if step < rise:
+                return (step + 1) / (rise + 1)
+            return float(factor ** sum(step >= share * max_steps for share in milestones))
+
+        super().__init__(optimizer, rate)

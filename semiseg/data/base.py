@@ -1,0 +1,397 @@
+"""The base of every data set: a subclass says where the cases are and what their masks mean, no more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import lightning
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from semiseg.data.augmentation import Augmentation
+from semiseg.data.cache import ArrayCache
+from semiseg.data.cases import Case
+from semiseg.data.datasets import EvaluationSet, TrainingSet, collate_evaluation, collate_training
+from semiseg.data.io import Axes, Image, read_mask
+from semiseg.data.preprocessing import Preprocessing, resize_classes
+from semiseg.data.samplers import StepSampler
+from semiseg.data.splits import Split, make_split
+from semiseg.errors import UserError
+
+
+class SegmentationDataModule(lightning.LightningDataModule):
+    """Cases, split, cache and loaders of one data set.
+
+    A data set is a subclass that sets the class attributes below and writes `find_cases` (where) and, where masks are
+    not simply "above 0 is foreground", `to_classes` (what). Training batches are
+    `{"labeled": {"image" (B, C, *S), "mask" (B, *S), "case"}, "unlabeled": {"image", "case"}}`, with the streams that
+    the method asks for.
+
+    Args:
+        root: folder of the data set, as it was released.
+        labeled_fraction: share of the training patients (with masks) that is labeled, 0..1.
+        labeled_count: number of labeled patients, instead of a fraction.
+        fold: fold of this run, 0 .. num_folds - 1.
+        num_folds: number of folds.
+        split: `kfold`, or `official` where the data set has a test set of its own.
+        split_seed: seed of the split, the same for all methods that are compared.
+        batch_size: labeled images per step and process.
+        unlabeled_batch_size: unlabeled images per step and process; default `batch_size`.
+        image_size: size that whole images are resized to, a multiple of the network's stride.
+        patch_size: size of random training patches and of the sliding window, instead of whole images.
+        spacing: spacing in mm that volumes are resampled to; default: as they are.
+        foreground_share: share of labeled patches that are made to hold a foreground voxel (a third, as nnU-Net).
+        augmentation: random flips, rotations and intensity changes.
+        evaluation: score at the images' own resolution (`native`) or at the network's (`network`, as the papers did).
+        ignore_unlabeled: accept cases without mask in a method that learns from labeled ones only.
+        num_workers: loader processes; 0 suffices while the cache is warm.
+        cache_dir: folder of decoded images; default `$SEMISEG_CACHE` or `~/.cache/semiseg`.
+        cache_gb: size that the cache folder is trimmed to.
+        seed: seed of sampling and augmentation; the command line sets it from `seed_everything`.
+    """
+
+    spatial_dims: int = 2
+    class_names: tuple[str, ...] = ("background", "foreground")
+    class_values: tuple[int | tuple[int, ...], ...] = (0, 255)
+    default_spacing: tuple[float, ...] | None = None
+    h5_axes: Axes = "xyz"
+    layout: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        root: str,
+        labeled_fraction: float = 1.0,
+        labeled_count: int | None = None,
+        fold: int = 0,
+        num_folds: int = 5,
+        split: Literal["kfold", "official"] = "kfold",
+        split_seed: int = 0,
+        batch_size: int = 2,
+        unlabeled_batch_size: int | None = None,
+        image_size: Sequence[int] | None = None,
+        patch_size: Sequence[int] | None = None,
+        spacing: Sequence[float] | None = None,
+        foreground_share: float = 1 / 3,
+        augmentation: Augmentation = Augmentation(),  # noqa: B008  (frozen)
+        evaluation: Literal["native", "network"] = "native",
+        ignore_unlabeled: bool = False,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+        cache_gb: float = 50.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root = Path(root)
+        self.labeled_fraction = labeled_fraction
+        self.labeled_count = labeled_count
+        self.fold = fold
+        self.num_folds = num_folds
+        self.split_mode: Literal["kfold", "official"] = split
+        self.split_seed = split_seed
+        self.batch_size = batch_size
+        self.unlabeled_batch_size = unlabeled_batch_size or batch_size
+        self.image_size = tuple(image_size) if image_size is not None else None
+        self.patch_size = tuple(patch_size) if patch_size is not None else None
+        self.spacing = tuple(spacing) if spacing is not None else None
+        self.foreground_share = foreground_share
+        self.augmentation = augmentation
+        self.evaluation = evaluation
+        self.ignore_unlabeled = ignore_unlabeled
+        self.num_workers = num_workers
+        self.cache = ArrayCache(cache_dir, cache_gb)
+        self.seed = seed
+        self._arrays: dict[tuple[str, str], np.ndarray] = {}
+
+    # What a data set says of itself
+
+    def find_cases(self) -> list[Case]:
+        """List the cases below `root` without opening any; the base checks that there are some."""
+        raise NotImplementedError
+
+    def to_classes(self, mask: np.ndarray) -> np.ndarray:
+        """Raw mask values, (*S) or (*S, 3), to class indices (*S). Default: above 0 in the first channel is class 1.
+
+        Raises:
+            ValueError: the mask holds values that stand for no class; the message says which.
+        """
+        return (mask if mask.ndim == self.spatial_dims else mask[..., 0]) > 0
+
+    def read_image(self, case: Case) -> Image:
+        """The image of a case, from its file."""
+        return self._reader.read(case.image)
+
+    def read_raw_mask(self, case: Case) -> np.ndarray:
+        """The mask as it is in its file, in the image's axis order."""
+        if case.mask is None:
+            raise UserError(f"case {case.case} has no mask")
+        return read_mask(case.mask, self.h5_axes)
+
+    # Facts
+
+    @property
+    def name(self) -> str:
+        """Name of the data set in run folders and reports."""
+        return type(self).__name__.lower()
+
+    @cached_property
+    def cases(self) -> tuple[Case, ...]:
+        """All cases, sorted by name."""
+        if not self.root.is_dir():
+            raise UserError(f"--data.root {self.root}: no such folder; give the folder that holds the data set")
+        cases = tuple(sorted(self.find_cases()))
+        if not cases:
+            raise UserError(f"--data.root {self.root}: no cases found; expected {self.layout}")
+        return cases
+
+    @cached_property
+    def by_name(self) -> dict[str, Case]:
+        """Case name to case."""
+        return {case.case: case for case in self.cases}
+
+    @cached_property
+    def partition(self) -> Split:
+        """The split of this fold, seed and label fraction."""
+        return make_split(
+            self.cases,
+            mode=self.split_mode,
+            num_folds=self.num_folds,
+            fold=self.fold,
+            seed=self.split_seed,
+            labeled_fraction=self.labeled_fraction,
+            labeled_count=self.labeled_count,
+        )
+
+    def part(self, name: str) -> list[Case]:
+        """Cases of one part of the split: labeled, unlabeled, validation or test."""
+        return [self.by_name[case] for case in getattr(self.partition, name)]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included."""
+        return len(self.class_names)
+
+    @cached_property
+    def in_channels(self) -> int:
+        """Channels of the first image; images of another kind are converted to it."""
+        return int(self.read_image(self.cases[0]).array.shape[0])
+
+    @cached_property
+    def _reader(self) -> Preprocessing:
+        """Preprocessing before anything is known of the images' content."""
+        return self._preprocessing(1)
+
+    def _preprocessing(self, in_channels: int, **normalisation: Any) -> Preprocessing:
+        for option in ("image_size", "patch_size", "spacing"):
+            value = getattr(self, option)
+            if value is not None and (len(value) != self.spatial_dims or min(value) <= 0):
+                raise UserError(f"--data.{option} {list(value)}: give {self.spatial_dims} positive numbers, one per axis")
+        return Preprocessing(
+            spatial_dims=self.spatial_dims,
+            in_channels=in_channels,
+            class_names=tuple(self.class_names),
+            class_values=tuple(self.class_values),
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+            spacing=self.spacing,
+            h5_axes=self.h5_axes,
+            h5_spacing=self.default_spacing,
+            **normalisation,
+        )
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """Preprocessing of this run; in 2D with the mean and deviation of its training images (at most 256 of them)."""
+        if self.spatial_dims == 3:
+            return self._preprocessing(self.in_channels)
+        training = sorted([*self.part("labeled"), *self.part("unlabeled")])
+        images = [self.prepared_image(case) for case in training[:: max(1, -(-len(training) // 256))]]
+        pixels = sum(image[0].size for image in images)
+        mean = sum(image.sum((1, 2), dtype=np.float64) for image in images) / pixels
+        power = sum(np.square(image, dtype=np.float64).sum((1, 2)) for image in images) / pixels
+        std = np.sqrt(np.maximum(power - mean**2, 1e-12))
+        return self._preprocessing(
+            self.in_channels,
+            mean=tuple(round(float(m), 6) for m in mean),
+            std=tuple(round(float(s), 6) for s in std),
+        )
+
+    # Decoded arrays, from the cache
+
+    def prepared_image(self, case: Case) -> np.ndarray:
+        """The image (C, *S) on the network's grid, memory-mapped."""
+        reader = self._preprocessing(self.in_channels)
+        keys = ("spatial_dims", "in_channels", "image_size", "spacing", "h5_axes", "h5_spacing")
+        preparation = {key: getattr(reader, key) for key in keys}
+        return self._cached("image", case, case.image, preparation, lambda: reader.prepare(self.read_image(case)))
+
+    def prepared_mask(self, case: Case) -> np.ndarray:
+        """The class map (*S) on the network's grid."""
+        native = self.native_mask(case)
+        grid = self.prepared_image(case).shape[1:]
+        preparation = {"grid": grid, **self._mask_rule}
+        return self._cached("grid-mask", case, _mask_file(case), preparation, lambda: resize_classes(native, grid))
+
+    def native_mask(self, case: Case) -> np.ndarray:
+        """The class map (*S) at the image's own resolution."""
+        return self._cached("mask", case, _mask_file(case), self._mask_rule, lambda: self.read_classes(case))
+
+    def spacing_of(self, case: Case) -> tuple[float, ...]:
+        """Spacing per axis at the image's own resolution: mm where the file or the data set knows it, else pixels."""
+        if self.spatial_dims == 2:
+            return self.default_spacing or (1.0, 1.0)
+        own = self._cached(
+            "spacing", case, case.image, {"spacing": self.default_spacing, "axes": self.h5_axes},
+            lambda: np.array(self.read_image(case).spacing),
+        )  # fmt: skip
+        return tuple(float(s) for s in own)
+
+    def read_classes(self, case: Case) -> np.ndarray:
+        """Open a case's mask and map its values to classes (uint8), checked against the image's size.
+
+        Raises:
+            UserError: the mask is missing, unreadable, of another size or with values that stand for no class.
+        """
+        raw = self.read_raw_mask(case)
+        try:
+            classes = np.ascontiguousarray(self.to_classes(raw)).astype(np.uint8)
+        except ValueError as error:
+            raise UserError(f"{case.mask}: {error}") from error
+        shape = self.read_image(case).array.shape[1:]
+        if classes.shape != shape:
+            raise UserError(
+                f"{case.mask}: mask is {_size(classes.shape)} but its image {case.image.name} is {_size(shape)}; "
+                "replace one of them"
+            )
+        return classes
+
+    @property
+    def _mask_rule(self) -> dict[str, Any]:
+        return {"rule": type(self).__qualname__, "values": self.class_values, "axes": self.h5_axes}
+
+    def _cached(self, kind: str, case: Case, source: Path, preparation: dict[str, Any], build: Any) -> np.ndarray:
+        key = (kind, case.case)
+        if key not in self._arrays:
+            self._arrays[key] = self.cache.get(source, {"kind": kind, "case": case.case, **preparation}, build)
+        return self._arrays[key]
+
+    # Lightning
+
+    def prepare_data(self) -> None:
+        """Decode what the run needs into the cache; every problem of a needed file shows here, before training."""
+        with ThreadPoolExecutor(4) as pool:
+            training = [*self.part("labeled"), *self.part("unlabeled")]
+            held_out = [*self.part("validation"), *self.part("test")]
+            for _ in pool.map(self.prepared_image, [*training, *held_out]):
+                pass
+            for _ in pool.map(self.prepared_mask, self.part("labeled")):
+                pass
+            for _ in pool.map(self.native_mask, held_out):
+                pass
+        self.cache.trim()
+        if self.patch_size is None:
+            return
+        for case in training:
+            shape = self.prepared_image(case).shape[1:]
+            if any(n < p for n, p in zip(shape, self.patch_size, strict=True)):
+                raise UserError(
+                    f"{case.image}: volume {_size(shape)} is smaller than --data.patch_size {_size(self.patch_size)}; "
+                    "use a smaller patch or a finer --data.spacing"
+                )
+
+    def setup(self, stage: str) -> None:
+        """Check that the run's method finds the streams it learns from."""
+        if stage != "fit" or self.trainer is None:
+            return
+        streams = self._streams
+        if "unlabeled" in streams and not streams["unlabeled"]:
+            raise UserError(
+                f"{type(self.trainer.lightning_module).__name__} needs unlabeled cases but none is left: lower "
+                "--data.labeled_fraction or add images without masks"
+            )
+        without = [case for case in self.part("unlabeled") if case.mask is None]
+        if "unlabeled" not in streams and without and not self.ignore_unlabeled:
+            raise UserError(
+                f"{without[0].image}: no mask, and {len(without)} such case(s), but this method learns from labeled "
+                "images only; add the masks, or set --data.ignore_unlabeled true to leave these cases out"
+            )
+        if not self.partition.validation:
+            raise UserError("no validation case is left; use fewer folds or add patients with masks")
+
+    @property
+    def _streams(self) -> dict[str, list[Case]]:
+        assert self.trainer is not None
+        wanted = getattr(self.trainer.lightning_module, "streams", ("labeled", "unlabeled"))
+        return {stream: self.part(stream) for stream in wanted}
+
+    def train_dataloader(self) -> Any:
+        """Batches from the trainer's present step to its last one."""
+        trainer = self.trainer
+        assert trainer is not None
+        if trainer.max_steps <= 0:
+            raise UserError("--trainer.max_steps is not set: the budget of a run is counted in optimiser steps")
+        streams = self._streams
+        sampler = StepSampler(
+            sizes={stream: len(cases) for stream, cases in streams.items()},
+            batch_sizes={"labeled": self.batch_size, "unlabeled": self.unlabeled_batch_size},
+            seed=self.seed,
+            start=trainer.global_step,
+            stop=trainer.max_steps,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        return DataLoader(
+            TrainingSet(self, streams),
+            batch_sampler=sampler,
+            collate_fn=collate_training,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def val_dataloader(self) -> Any:
+        """Whole validation images."""
+        return self.evaluation_loader(self.part("validation"))
+
+    def test_dataloader(self) -> Any:
+        """Whole test images."""
+        return self.evaluation_loader(self.part("test"))
+
+    def evaluation_loader(self, cases: list[Case]) -> Any:
+        """Loader of whole images: this rank's share, padded by repetition so that all ranks have equally many; the case table counts once."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        share = [cases[i % len(cases)] for i in range(rank, -(-len(cases) // world) * world, world)] if cases else []
+        same_size = self.image_size is not None and self.patch_size is None
+        return DataLoader(
+            EvaluationSet(self, share),
+            batch_size=8 if same_size else 1,
+            collate_fn=collate_evaluation,
+            num_workers=self.num_workers,
+        )
+
+    def split_text(self) -> str:
+        """The content of `split.json`: the parts, their hash and the arguments they follow from."""
+        arguments = {
+            "dataset": self.name,
+            "split": self.split_mode,
+            "num_folds": self.num_folds,
+            "fold": self.fold,
+            "split_seed": self.split_seed,
+            "labeled_fraction": self.labeled_fraction,
+            "labeled_count": self.labeled_count,
+        }
+        return json.dumps({**arguments, **self.partition.to_dict()}, indent=1) + "\n"
+
+
+def _mask_file(case: Case) -> Path:
+    if case.mask is None or not case.mask.exists():
+        raise UserError(f"{case.mask or case.image}: mask not found; this case is labeled or scored, so it needs one")
+    return case.mask
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " x ".join(str(n) for n in shape)

@@ -1,0 +1,100 @@
+"""From a draw of the sampler, or a case, to tensors; and from those to batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from semiseg.data.augmentation import crop_origin
+from semiseg.data.cases import Case
+from semiseg.data.samplers import Draw
+
+if TYPE_CHECKING:
+    from semiseg.data.base import SegmentationDataModule
+
+
+class TrainingSet(Dataset[dict[str, Any]]):
+    """Augmented images of the labeled and unlabeled streams, addressed by the sampler's draws.
+
+    The augmentation's generator is seeded from (seed, stream, step, slot): the same whatever the number of workers or
+    processes. Masks are opened in the labeled stream only.
+    """
+
+    def __init__(self, data: SegmentationDataModule, streams: dict[str, Sequence[Case]]) -> None:
+        self.data = data
+        self.streams = streams
+        self._foreground: dict[str, list[np.ndarray]] = {}
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        case = self.streams[draw.stream][draw.index]
+        random = np.random.default_rng([self.data.seed, len(draw.stream), draw.step, draw.slot])
+        prepared = self.data.prepared_image(case)
+        mask = self.data.prepared_mask(case) if draw.stream == "labeled" else None
+        if self.data.patch_size is not None:
+            wanted = mask is not None and random.random() < self.data.foreground_share
+            foreground = self._pick_foreground(case, mask, random) if wanted and mask is not None else None
+            origin = crop_origin(prepared.shape[1:], self.data.patch_size, foreground, random)
+            window = tuple(slice(o, o + n) for o, n in zip(origin, self.data.patch_size, strict=True))
+            prepared, mask = prepared[(slice(None), *window)], mask[window] if mask is not None else None
+        image = self.data.preprocessing.normalise(prepared)
+        target = torch.from_numpy(mask.astype(np.int64)) if mask is not None else None
+        image, target = self.data.augmentation(image, target, random)
+        item = {"stream": draw.stream, "image": image, "case": case.case}
+        return item if target is None else {**item, "mask": target}
+
+    def _pick_foreground(self, case: Case, mask: np.ndarray, random: np.random.Generator) -> np.ndarray | None:
+        """Flat indices of a random foreground class of this case; at most 10,000, evenly taken, are kept in memory."""
+        if case.case not in self._foreground:
+            flat = np.asarray(mask).ravel()
+            found = [np.flatnonzero(flat == k) for k in range(1, self.data.num_classes)]
+            self._foreground[case.case] = [f[:: max(1, len(f) // 10_000)] for f in found if len(f)]
+        classes = self._foreground[case.case]
+        return classes[random.integers(len(classes))] if classes else None
+
+
+class EvaluationSet(Dataset[dict[str, Any]]):
+    """Whole images on the network's grid with their class map at the resolution they are scored at."""
+
+    def __init__(self, data: SegmentationDataModule, cases: Sequence[Case]) -> None:
+        self.data = data
+        self.cases = cases
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        case = self.cases[index]
+        prepared = self.data.prepared_image(case)
+        if self.data.evaluation == "network":
+            target, spacing = self.data.prepared_mask(case), (1.0,) * self.data.spatial_dims
+        else:
+            target, spacing = self.data.native_mask(case), self.data.spacing_of(case)
+        return {
+            "image": self.data.preprocessing.normalise(prepared),
+            "target": torch.from_numpy(np.array(target)),
+            "case": case.case,
+            "patient": case.patient,
+            "spacing": spacing,
+        }
+
+
+def collate_training(items: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`{"labeled": {"image", "mask", "case"}, "unlabeled": {"image", "case"}}` with the streams there are."""
+    streams: dict[str, dict[str, Any]] = {}
+    for name in sorted({item["stream"] for item in items}):
+        own = [item for item in items if item["stream"] == name]
+        streams[name] = {"image": torch.stack([i["image"] for i in own]), "case": [i["case"] for i in own]}
+        if "mask" in own[0]:
+            streams[name]["mask"] = torch.stack([i["mask"] for i in own])
+    return streams
+
+
+def collate_evaluation(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Images stacked; targets, which may differ in size, as a list."""
+    image: Tensor = torch.stack([item["image"] for item in items])
+    return {"image": image, **{key: [item[key] for item in items] for key in ("target", "case", "patient", "spacing")}}

@@ -1,0 +1,190 @@
+"""One's own images: a folder of images and masks, or a table that lists them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from semiseg.data.base import SegmentationDataModule
+from semiseg.data.cases import Case
+from semiseg.data.io import PICTURES, Axes, find_images, is_image, stem_of, suffix_of
+from semiseg.errors import UserError
+
+_COLUMNS = ("case", "patient", "image", "mask")
+
+
+class Folder(SegmentationDataModule):
+    """A user's own 2D or 3D images: `images/` and `masks/` with equal stems, or a CSV manifest.
+
+    An image without a mask is an unlabeled one. Without a manifest each image counts as one patient; where a patient
+    has several images, a manifest must say so, else they leak between training and test. Number of axes, channels and
+    classes come from the files. Mask values become classes by `mask_values`; without it: `0` with one other value, or
+    the class indices 0..K-1. To find K, the masks that the run may open (labeled, validation, test) are read.
+
+    Args:
+        root: folder that holds `images/` and `masks/`, or that a manifest's paths start from.
+        manifest: CSV file with the columns case, patient, image, mask (empty for an unlabeled case).
+        mask_values: value of each class in the masks, background first: `[0, 255]`, `[0, 1, 2]`, colours
+            `[[0, 0, 0], [255, 0, 0]]`; or `foreground`: every value above 0 is class 1 (instance ids).
+        class_names: names of the classes, background first.
+        h5_axes: order of the axes in h5 volumes: `xyz` (slices last) or `zyx` (slices first).
+        default_spacing: spacing (x, y, z) in mm of h5 volumes without one, or (row, column) of 2D images.
+        image_size: size that 2D images are resized to; default 256 x 256 in 2D unless there is a patch size.
+        patch_size: size of training patches and of the sliding window; default 96 x 96 x 64 in 3D.
+        **kwargs: options of every data set.
+    """
+
+    layout = "images/<name>.<png|jpg|tif|bmp|nii.gz|nrrd|mha|h5> with masks/<name>.<...>, or --data.manifest FILE.csv"
+
+    def __init__(
+        self,
+        root: str,
+        manifest: str | None = None,
+        mask_values: Literal["foreground"] | Sequence[int] | Sequence[Sequence[int]] | None = None,
+        class_names: Sequence[str] | None = None,
+        h5_axes: Axes = "xyz",
+        default_spacing: Sequence[float] | None = None,
+        image_size: Sequence[int] | None = None,
+        patch_size: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, image_size=image_size, patch_size=patch_size, **kwargs)
+        self.manifest = Path(manifest) if manifest else None
+        self.mask_values = mask_values
+        self.h5_axes = h5_axes
+        self.default_spacing = tuple(default_spacing) if default_spacing else None
+        self._names = tuple(class_names) if class_names else None
+        if self.image_size is None and self.patch_size is None and self.root.is_dir():
+            if self.spatial_dims == 2:
+                self.image_size = (256, 256)
+            else:
+                self.patch_size = (96, 96, 64)
+
+    @property
+    def name(self) -> str:
+        """Name of the user's folder."""
+        return "".join(c if c.isalnum() or c in "-_" else "-" for c in self.root.resolve().name.lower())
+
+    @cached_property
+    def spatial_dims(self) -> int:  # type: ignore[override]
+        """2 for pictures, 3 for volumes, by the first image."""
+        return 2 if suffix_of(self.cases[0].image) in PICTURES else 3
+
+    def find_cases(self) -> list[Case]:
+        """Cases of the manifest, or of `images/` and `masks/`."""
+        return self._from_manifest(self.manifest) if self.manifest else self._from_folders()
+
+    def _from_folders(self) -> list[Case]:
+        images, masks = self.root / "images", self.root / "masks"
+        if not images.is_dir():
+            raise UserError(f"--data.root {self.root}: has no folder images/; expected {self.layout}")
+        image_of = _by_stem(find_images(images))
+        mask_of = _by_stem(find_images(masks)) if masks.is_dir() else {}
+        for stem in sorted(set(mask_of) - set(image_of)):
+            raise UserError(f"{mask_of[stem]}: mask without image; add {images / stem}.* or remove the mask")
+        return [Case(stem, stem, image, mask_of.get(stem)) for stem, image in image_of.items()]
+
+    def _from_manifest(self, path: Path) -> list[Case]:
+        path = path if path.exists() else self.root / path
+        if not path.exists():
+            raise UserError(f"--data.manifest {self.manifest}: no such file, here or in {self.root}")
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file, skipinitialspace=True)
+            missing = [column for column in _COLUMNS if column not in (rows.fieldnames or ())]
+            if missing:
+                raise UserError(f"{path}: lacks the column(s) {', '.join(missing)}; the first line must name {_COLUMNS}")
+            cases = [self._from_row(path, number, row) for number, row in enumerate(rows, start=2)]
+        names = [case.case for case in cases]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"{path}: case {name} is listed more than once; each case needs a name of its own")
+        return cases
+
+    def _from_row(self, path: Path, number: int, row: dict[str, str]) -> Case:
+        values = {column: (row[column] or "").strip() for column in _COLUMNS}
+        if not values["case"] or not values["image"]:
+            raise UserError(f"{path}, line {number}: case and image must not be empty")
+        image, mask = self.root / values["image"], self.root / values["mask"] if values["mask"] else None
+        for file in (image, mask):
+            if file is not None and not (file.exists() and is_image(file)):
+                raise UserError(f"{path}, line {number}: {file} does not exist or is of an unknown format")
+        return Case(values["case"], values["patient"] or values["case"], image, mask)
+
+    # Classes
+
+    @cached_property
+    def class_values(self) -> tuple[int | tuple[int, ...], ...]:  # type: ignore[override]
+        """Value of each class in the mask files, given or found."""
+        if self.mask_values == "foreground":
+            return (0, 255)
+        if self.mask_values is not None:
+            return tuple(tuple(v) if isinstance(v, Sequence) else int(v) for v in self.mask_values)  # type: ignore[arg-type]
+        found: set[int] = set()
+        for case in [*self.part("labeled"), *self.part("validation"), *self.part("test")]:
+            mask = self.read_raw_mask(case)
+            if mask.ndim > self.spatial_dims:
+                raise UserError(f"{case.mask}: a colour mask; give the colours as --data.mask_values [[0,0,0],[255,0,0]]")
+            found |= {int(v) for v in np.unique(mask)}
+            if len(found) > 64:
+                break
+        return _infer_values(sorted(found), self.root)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names given, or background with foreground or class_1, class_2, ..."""
+        count = len(self.class_values)
+        if self._names is None:
+            return ("background", *(["foreground"] if count == 2 else [f"class_{k}" for k in range(1, count)]))
+        if len(self._names) != count:
+            raise UserError(f"--data.class_names: {len(self._names)} names for {count} classes (background included)")
+        return self._names
+
+    def to_classes(self, mask: np.ndarray) -> np.ndarray:
+        """By `mask_values`."""
+        if self.mask_values == "foreground":
+            return super().to_classes(mask)
+        colours = isinstance(self.class_values[0], tuple)
+        if colours and mask.ndim == self.spatial_dims:
+            mask = np.repeat(mask[..., None], 3, axis=-1)
+        if not colours and mask.ndim > self.spatial_dims:
+            raise ValueError("a colour mask; give the colours as --data.mask_values [[0,0,0],[255,0,0]]")
+        classes = np.full(mask.shape[: self.spatial_dims], 255, np.uint8)
+        for index, value in enumerate(self.class_values):
+            classes[(mask == value).all(-1) if colours else mask == value] = index
+        if (unknown := classes == 255).any():
+            odd = np.unique(mask[unknown], axis=0)[:5].tolist()
+            raise ValueError(
+                f"unexpected values {odd} in {int(unknown.sum())} pixels; classes are {list(self.class_values)}: repair "
+                "the mask or set --data.mask_values"
+            )
+        return classes
+
+    @property
+    def _mask_rule(self) -> dict[str, Any]:
+        return {**super()._mask_rule, "foreground": self.mask_values == "foreground"}
+
+
+def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
+    stems: dict[str, Path] = {}
+    for path in paths:
+        if (stem := stem_of(path)) in stems:
+            raise UserError(f"{path}: has the same stem as {stems[stem].name}; rename one of them")
+        stems[stem] = path
+    return stems
+
+
+def _infer_values(found: list[int], root: Path) -> tuple[int, ...]:
+    """Two values with 0 are background and foreground; small integers are class indices."""
+    if found and found[0] == 0 and len(found) == 2:
+        return tuple(found)
+    if len(found) > 2 and found[0] >= 0 and found[-1] < min(64, 2 * len(found)):
+        return tuple(range(found[-1] + 1))
+    shown = f"{found[:8]}{' ...' if len(found) > 8 else ''}"
+    raise UserError(
+        f"{root}: masks hold the values {shown}, which do not tell the classes; set --data.mask_values, such as "
+        "[0,255], [0,128,255], [[0,0,0],[255,0,0]] for colours, or foreground for instance ids"
+    )

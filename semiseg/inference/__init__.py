@@ -1,0 +1,1 @@
+"""From an image to class scores, in training and in use."""

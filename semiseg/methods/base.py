@@ -1,0 +1,169 @@
+"""The base of every method: network, supervised loss, optimiser, and evaluation. A method adds its training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from semiseg import losses
+from semiseg.components.schedules import WarmupPoly
+from semiseg.data.preprocessing import Preprocessing, resize_logits
+from semiseg.evaluation.cases import CaseTable
+from semiseg.evaluation.metrics import case_metrics
+from semiseg.inference.window import whole_image
+from semiseg.networks import Network, UNet
+
+NetworkFactory = Callable[[int, int, int], Network]
+"""(in_channels, num_classes, spatial_dims) to a network: in YAML a class path with the rest of its arguments."""
+Schedule = Callable[[Optimizer, int], LRScheduler]
+"""(optimizer, max_steps) to a schedule that is a function of the step."""
+
+
+class SegmentationMethod(lightning.LightningModule):
+    """A segmentation network with a supervised loss; subclasses write `training_step` and their own arguments.
+
+    Validation and test score every case at the resolution of its target with `scored_network`, the network that the
+    paper scores. What a checkpoint needs for `predict` (network, preprocessing, classes) is in it, plain types only.
+
+    Args:
+        network: network to train.
+        in_channels: channels of the images; from the data.
+        num_classes: classes, background included; from the data.
+        spatial_dims: 2 or 3; from the data.
+        loss: supervised loss: the mean of soft Dice and cross-entropy, or one of them.
+        optimizer: optimiser.
+        schedule: learning-rate schedule over the budget.
+        compile: compile the network with torch.compile.
+        channels_last: keep the networks' 2D weights and features channels-last in memory: the same numbers, faster.
+        hd95_medpy: also report HD95 as MedPy defines it (percentile of both directions pooled).
+    """
+
+    streams: ClassVar[Sequence[str]] = ("labeled",)
+
+    def __init__(
+        self,
+        network: NetworkFactory = UNet,
+        in_channels: int = 3,
+        num_classes: int = 2,
+        spatial_dims: int = 2,
+        loss: Literal["dice_ce", "dice", "ce"] = "dice_ce",
+        optimizer: Callable[[Any], Optimizer] = torch.optim.AdamW,
+        schedule: Schedule = WarmupPoly,
+        compile: bool = False,
+        channels_last: bool = True,
+        hd95_medpy: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.network = network(in_channels, num_classes, spatial_dims)
+        self.supervised_loss = {"dice_ce": losses.dice_ce, "dice": losses.soft_dice, "ce": losses.cross_entropy}[loss]
+        self.make_optimizer = optimizer
+        self.make_schedule = schedule
+        self.compile_network = compile
+        self.channels_last = channels_last
+        self.hd95_medpy = hd95_medpy
+        self.preprocessing: Preprocessing | None = None
+        self.cases = CaseTable()
+
+    @property
+    def scored_network(self) -> nn.Module:
+        """The network that validation, test and predict use; a method whose paper scores another overrides this."""
+        return self.network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, K, *S) of images (B, C, *S), of any size if the network was trained on patches."""
+        assert self.preprocessing is not None, "set by setup() or by loading a checkpoint"
+        return whole_image(self.scored_network, image, self.preprocessing)
+
+    def configure_optimizers(self) -> Any:
+        """One optimiser over everything that learns, its schedule stepped with it."""
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        schedule = self.make_schedule(optimizer, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def setup(self, stage: str) -> None:
+        """Take the data's preprocessing; compile and lay out the inner networks, never this module."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None:
+            self.preprocessing = datamodule.preprocessing
+        if self.channels_last and self.hparams["spatial_dims"] == 2:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.compile_network:
+            for network in self.children():
+                network.compile()
+
+    # Evaluation
+
+    def on_validation_epoch_start(self) -> None:
+        """Start an empty table."""
+        self.cases = CaseTable()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
+        """Dice of each case, for the choice of the checkpoint; distances are left to the test."""
+        return self._score(batch, distances=False)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
+        """All metrics of each case."""
+        return self._score(batch, distances=True)
+
+    def class_maps(self, batch: dict[str, Any]) -> list[Tensor]:
+        """Predicted classes (*S) of the cases of an evaluation batch, each at the size of its target."""
+        logits = self(batch["image"]).float()
+        return [resize_logits(logits[i : i + 1], t.shape).argmax(1)[0] for i, t in enumerate(batch["target"])]
+
+    def _score(self, batch: dict[str, Any], distances: bool) -> list[Tensor]:
+        """Predict a batch's cases and add their metrics to the table."""
+        assert self.preprocessing is not None
+        predictions = self.class_maps(batch)
+        for prediction, target, spacing, case, patient in zip(
+            predictions, batch["target"], batch["spacing"], batch["case"], batch["patient"], strict=True
+        ):
+            metrics = case_metrics(
+                prediction, target, self.preprocessing.class_names, spacing, distances, medpy=self.hd95_medpy
+            )
+            self.cases.add({"case": case, "patient": patient, **metrics})
+        return predictions
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/dice`: the mean over cases, each counted once however many processes there are."""
+        self._log_summary("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the summary of all metrics."""
+        self._log_summary("test")
+
+    def _log_summary(self, stage: str) -> None:
+        if self.trainer.world_size > 1:
+            tables: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(tables, self.cases.rows)
+            for rows in tables:
+                self.cases.merge(rows)
+        summary = self.cases.summary()
+        names = ("dice", "jaccard", "hd95", "asd", "dice_pooled", "jaccard_pooled", "num_empty")
+        self.log_dict({f"{stage}/{name}": float(summary[name]) for name in names if name in summary})
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the preprocessing; drop the path of initial weights, which the trained ones have replaced."""
+        if self.preprocessing is not None:
+            checkpoint["preprocessing"] = self.preprocessing.to_dict()
+        network = checkpoint.get("hyper_parameters", {}).get("network")
+        if isinstance(network, dict) and network.get("init_args", {}).get("weights"):
+            arguments = {**network["init_args"], "weights": None}
+            checkpoint["hyper_parameters"] = {
+                **checkpoint["hyper_parameters"], "network": {**network, "init_args": arguments},
+            }  # fmt: skip
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the preprocessing that the network was trained with."""
+        if "preprocessing" in checkpoint:
+            self.preprocessing = Preprocessing.from_dict(checkpoint["preprocessing"])

@@ -1,0 +1,102 @@
+"""Start a network from the weights of an earlier stage: all of them or an error, only the head may differ."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+
+from semiseg.errors import UserError
+
+PREFIX = "network."  # where a LightningModule of this package keeps its network
+HEAD = "head."
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """The keys that were loaded, and the keys of the head that do not fit and were left out."""
+
+    matched: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        afresh = f"; the head starts afresh where it differs: {', '.join(self.skipped)}" if self.skipped else ""
+        return f"loaded {len(self.matched)} tensors{afresh}"
+
+
+def load_weights(network: nn.Module, path: str | None) -> WeightsReport | None:
+    """Load a Lightning checkpoint of this package, or a plain state_dict, into `network` and print what was loaded.
+
+    A checkpoint that fits only partly would train well enough to hide the mistake, so every parameter and buffer of
+    the network must be in the file with its shape, and every key of the file must be used. The one exception are the
+    keys under `head.`, since stage 1 may have had other classes: those that do not fit keep their fresh
+    initialisation and are reported. Of a Lightning checkpoint only the keys under `network.` count.
+
+    Args:
+        network: network to fill, in place.
+        path: file to read; None does nothing.
+
+    Returns:
+        What was loaded, or None without a path.
+
+    Raises:
+        UserError: the file is missing, is damaged or no checkpoint, holds Python objects beside tensors and plain
+            values, has no key of the network, or belongs to another architecture.
+    """
+    if path is None:
+        return None
+    found, wanted = _read(Path(path).expanduser()), network.state_dict()
+    if not found.keys() & wanted.keys():
+        raise UserError(
+            f"weights {path}: its keys ({_first(list(found))}) are none of this network's ({_first(list(wanted))}); "
+            "give a checkpoint of stage 1 or the state_dict of the same network"
+        )
+    problems = {}
+    for key in wanted | found:
+        if key not in found:
+            problems[key] = f"{key} is missing"
+        elif key not in wanted:
+            problems[key] = f"{key} is unexpected"
+        elif found[key].shape != wanted[key].shape:
+            problems[key] = f"{key} is {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
+    if misfits := [text for key, text in problems.items() if not key.startswith(HEAD)]:
+        raise UserError(
+            f"weights {path} are of another architecture: {_first(misfits)}; "
+            "give the network the same options as in stage 1"
+        )
+    matched = {key: value for key, value in found.items() if key not in problems}
+    network.load_state_dict(matched, strict=False)
+    report = WeightsReport(tuple(matched), tuple(problems))
+    rank_zero_only(print)(f"weights {path}: {report}")
+    return report
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Return the network's part of the file's state_dict."""
+    if not path.is_file():
+        raise UserError(f"weights {path}: no such file; correct the path, or leave `weights` out to start afresh")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can break the reader anywhere
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
+            raise UserError(
+                f"weights {path}: holds Python objects beside its tensors, which are refused because reading them can "
+                "run code; save the network alone with torch.save(network.state_dict(), path)"
+            ) from error
+        raise UserError(
+            f"weights {path}: cannot be read as a PyTorch checkpoint ({type(error).__name__}); copy or save it again"
+        ) from error
+    state = content
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        whole = content["state_dict"]
+        state = {key.removeprefix(PREFIX): value for key, value in whole.items() if key.startswith(PREFIX)}
+    if isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        return state
+    raise UserError(f"weights {path}: neither a Lightning checkpoint nor a state_dict; give a file that is one")
+
+
+def _first(items: list[str], count: int = 3) -> str:
+    more = f" and {len(items) - count} more" if len(items) > count else ""
+    return (", ".join(items[:count]) or "none") + more

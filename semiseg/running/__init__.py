@@ -1,0 +1,1 @@
+"""One run: its folder, checkpoints, loggers and what it shows while it runs."""

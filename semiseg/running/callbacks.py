@@ -1,0 +1,154 @@
+"""What every run does beside learning: reseed, stop at NaN, show pictures, report progress."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from semiseg.data.preprocessing import resize
+from semiseg.errors import UserError
+from semiseg.evaluation.panels import case_panel, contact_sheet, save_png
+from semiseg.running.folder import RunFolder
+
+
+class SeedEachStep(Callback):
+    """Seed torch from (seed, step, rank) before every step, so that dropout and noise are functions of the step.
+
+    A run that is resumed then needs no generator state to go on exactly as if it had never stopped.
+
+    Args:
+        seed: the run's seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seed before the step."""
+        key = np.random.SeedSequence([self.seed, trainer.global_step, trainer.global_rank])
+        torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
+
+
+class StopAtNaN(Callback):
+    """Stop when a loss is not a number, before a checkpoint of the spoilt network is written.
+
+    On an accelerator the losses are looked at every `log_every_n_steps` and before each validation, so that no step
+    waits for the device; the step that is named is the first bad one all the same.
+
+    Args:
+        folder: the run's folder, for the name of the last good checkpoint.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.first_bad: torch.Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note whether this step's loss is a number."""
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if not isinstance(loss, torch.Tensor):
+            return
+        step = torch.where(torch.isfinite(loss.detach()).all(), torch.inf, float(trainer.global_step))
+        self.first_bad = step if self.first_bad is None else torch.minimum(self.first_bad, step)
+        if loss.device.type == "cpu" or trainer.global_step % trainer.log_every_n_steps == 0:
+            self._check()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look before a checkpoint can follow."""
+        self._check()
+
+    def _check(self) -> None:
+        if self.first_bad is None or torch.isinf(self.first_bad):
+            return
+        last = self.folder.checkpoint("last")
+        good = f"the last good checkpoint is {last}" if last.exists() else "there is no checkpoint yet"
+        raise UserError(
+            f"loss is not a number at step {int(self.first_bad)}; {good}; lower the learning rate "
+            "(--model.optimizer.lr) or clip gradients (--trainer.gradient_clip_val 1)"
+        )
+
+
+class ValidationPanels(Callback):
+    """Image, mask and prediction of a few validation cases, in `figures/` and on W&B, at the first and best steps.
+
+    Args:
+        folder: the run's folder.
+        cases: number of cases shown.
+    """
+
+    def __init__(self, folder: RunFolder, cases: int = 4) -> None:
+        self.folder = folder
+        self.cases = cases
+        self.panels: list[np.ndarray] = []
+        self.best = -1.0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start an empty sheet."""
+        self.panels = []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Keep the first cases."""
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            for i, prediction in enumerate(outputs[: self.cases - len(self.panels)]):
+                self.panels.append(panel(batch, i, prediction))
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the sheet where the network has become better than on the last one."""
+        dice = float(trainer.callback_metrics.get("val/dice", 0.0))
+        if trainer.state.fn != "fit" or not self.panels or dice <= self.best:
+            return
+        self.best = dice
+        show(trainer, contact_sheet(self.panels, 1), self.folder, "validation")
+
+
+def panel(batch: dict[str, Any], i: int, prediction: torch.Tensor, note: str = "") -> np.ndarray:
+    """Image, target and prediction of one case of an evaluation batch, side by side."""
+    target = batch["target"][i].cpu().numpy()
+    image = resize(batch["image"][i].float().cpu().numpy(), target.shape)
+    return case_panel(image, target, prediction.cpu().numpy(), f"{batch['case'][i]} {note}".strip())
+
+
+def show(trainer: Trainer, picture: np.ndarray, folder: RunFolder, name: str) -> None:
+    """Save a picture in `figures/` and log it on W&B."""
+    folder.figures.mkdir(exist_ok=True)
+    save_png(picture, folder.figures / f"{name}.png")
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            with contextlib.suppress(Exception):  # a lost connection must not stop a run
+                logger.log_image(f"figures/{name}", [picture])
+
+
+class QuietProgress(Callback):
+    """One line per validation, where there is no terminal for a progress bar."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note when and where the run starts."""
+        self.start = (time.monotonic(), trainer.global_step)
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the step, the loss, `val/dice` and the speed."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        seconds, steps = time.monotonic() - self.start[0], trainer.global_step - self.start[1]
+        metrics = trainer.callback_metrics
+        loss = f"loss {float(metrics['train/loss']):.4f}  " if "train/loss" in metrics else ""
+        left = (trainer.max_steps - trainer.global_step) * seconds / max(steps, 1)
+        print(
+            f"step {trainer.global_step}/{trainer.max_steps}  {loss}val/dice {float(metrics['val/dice']):.4f}  "
+            f"{steps / max(seconds, 1e-9):.1f} steps/s  {left / 60:.1f} min left",
+            flush=True,
+        )

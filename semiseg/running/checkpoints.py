@@ -1,0 +1,108 @@
+"""Checkpoints that are whole or not there, and the callback that keeps the best and the last."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from semiseg.data.io import atomic_path
+from semiseg.errors import UserError
+from semiseg.running.folder import RunFolder
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write beside, flush to the disk, then rename: a kill or a full disk leaves the former checkpoint as it was.
+
+    Lightning's own writer goes through a temporary file elsewhere, whose move is not atomic across file systems.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save atomically.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written.
+        """
+        with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch's zip writer hides the system's error
+                raise UserError(
+                    f"{path}: cannot be written ({' '.join(str(error).split())[:80]}), the disk may be full; free space "
+                    "and run the same command again, it goes on from the former checkpoint"
+                ) from error
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of this package on the CPU, plain types only.
+
+    Raises:
+        UserError: the file is missing, corrupt, or not a checkpoint of this package.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different kind for every kind of damage
+        reason = str(error).splitlines()[0][:120]
+        raise UserError(f"{path}: not a readable checkpoint ({reason}); is it complete, and made by semiseg?") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters", "preprocessing"} <= checkpoint.keys():
+        raise UserError(f"{path}: not a checkpoint of a semiseg run; give RUN/checkpoints/best.ckpt")
+    return checkpoint
+
+
+class KeepBestAndLast(Checkpoint):
+    """After each validation save `last`, and `best` where `val/dice` rose; save `last` once more at the end.
+
+    `best` is written before `last`: a kill between the two leaves a `last` from before, and the repeated steps, being
+    the same, write the same `best` again.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.best_dice: float | None = None
+        self.best_step = 0
+        self.saved_step = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides about the next best."""
+        return {"best_dice": self.best_dice, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.best_dice, self.best_step = state_dict["best_dice"], state_dict["best_step"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save after a validation within training."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        dice = float(trainer.callback_metrics["val/dice"])
+        if self.best_dice is None or dice > self.best_dice:
+            self.best_dice, self.best_step = dice, trainer.global_step
+            trainer.save_checkpoint(self.folder.checkpoint("best"), weights_only=False)
+        self._save_last(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end of the budget, where no validation fell on it."""
+        if trainer.global_step != self.saved_step:
+            self._save_last(trainer)
+        if trainer.is_global_zero and not self.folder.checkpoint("best").exists():
+            raise UserError("no validation took place: lower --trainer.val_check_interval to at most the budget")
+
+    def _save_last(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.folder.checkpoint("last"), weights_only=False)
+        self.saved_step = trainer.global_step
+        if trainer.is_global_zero:
+            self.folder.update_status(
+                state="running", step=trainer.global_step, best_step=self.best_step, best_val_dice=self.best_dice
+            )

@@ -1,0 +1,156 @@
+"""The run folder: where a run lives, whether it may start, go on or is done."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import socket
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from semiseg.data.io import atomic_path
+from semiseg.errors import UserError
+
+# What changes how a run is carried out, but not what it computes.
+_FREE = {"data": {"num_workers", "cache_dir", "cache_gb", "root", "manifest"}}
+_BOUND_TRAINER = ("max_steps", "val_check_interval", "precision", "gradient_clip_val", "accumulate_grad_batches")
+
+
+class RunFolder:
+    """`runs/<experiment>/<dataset>/<method>/labeled-<fraction>/fold-<k>-seed-<s>/` and its files.
+
+    `config.yaml`, `split.json`, `metrics.csv`, `checkpoints/{best,last}.ckpt`, `cases.csv`, `figures/`, `status.json`.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    @property
+    def config(self) -> Path:
+        """The run's whole configuration, which reproduces it."""
+        return self.path / "config.yaml"
+
+    @property
+    def split(self) -> Path:
+        """The run's split with its hash."""
+        return self.path / "split.json"
+
+    @property
+    def figures(self) -> Path:
+        """Pictures."""
+        return self.path / "figures"
+
+    def checkpoint(self, which: str) -> Path:
+        """`best` or `last` checkpoint."""
+        return self.path / "checkpoints" / f"{which}.ckpt"
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What `status.json` says; empty before the first start."""
+        try:
+            return dict(json.loads((self.path / "status.json").read_text()))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise UserError(f"{self.path}/status.json: not valid JSON; delete it to let the run go on") from error
+
+    def update_status(self, **values: Any) -> None:
+        """Merge values into `status.json`, atomically."""
+        status = {**self.status, **values, "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        with atomic_path(self.path / "status.json") as temporary:
+            temporary.write_text(json.dumps(status, indent=1) + "\n")
+
+    def open(self) -> None:
+        """Create the folder and take its lock, which the system releases when the process ends, however it ends.
+
+        Raises:
+            UserError: the folder cannot be written, or another process is at work in it.
+        """
+        try:
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115  (held until the process ends)
+        except OSError as error:
+            raise UserError(
+                f"run folder {self.path}: {error.strerror}; choose another place with --runs_dir DIR"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"run folder {self.path}: another process is running it; wait for it or stop it") from error
+
+    def adopt_config(self, text: str) -> None:
+        """Write `config.yaml` at the first start; at a later one, check that it asks for the same run.
+
+        Raises:
+            UserError: an option that changes what the run computes has another value than at the first start.
+        """
+        if self.config.exists():
+            before, now = (_bound(yaml.safe_load(t)) for t in (self.config.read_text(), text))
+            changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+            if changed:
+                key = changed[0]
+                raise UserError(
+                    f"run folder {self.path} holds a run with {key} {before.get(key)}, not {now.get(key)}"
+                    f"{f' (and {len(changed) - 1} more differences)' if changed[1:] else ''}; use the same options to "
+                    "go on with it, --experiment NAME for a new one, or delete the folder"
+                )
+        self._write(self.config, text)
+
+    def adopt_split(self, text: str) -> None:
+        """Write `split.json`, or check that the data still give the same split as at the first start.
+
+        Raises:
+            UserError: the data changed since.
+        """
+        if self.split.exists() and (old := json.loads(self.split.read_text())["hash"]) != json.loads(text)["hash"]:
+            raise UserError(
+                f"{self.split}: the split was {old} and is {json.loads(text)['hash']} now: cases were added or removed "
+                "since the run began; restore them, or use --experiment NAME for a new run"
+            )
+        self._write(self.split, text)
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = ("semiseg", "torch", "lightning", "monai", "numpy")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def provenance() -> dict[str, Any]:
+    """Where and with what a run is carried out."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "versions": versions()}
+
+
+def _bound(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide what a run computes, flat."""
+    flat: dict[str, Any] = {"seed_everything": config.get("seed_everything")}
+    trainer = config.get("trainer") or {}
+    flat.update({f"trainer.{key}": trainer.get(key) for key in _BOUND_TRAINER})
+    for part in ("model", "data"):
+        _flatten(config.get(part), part, flat, _FREE.get(part, set()))
+    return flat
+
+
+def _flatten(value: Any, prefix: str, flat: dict[str, Any], skip: set[str]) -> None:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key not in skip:
+                _flatten(inner, prefix if key == "init_args" else f"{prefix}.{key}", flat, skip)
+    else:
+        flat[prefix] = value

@@ -1,0 +1,231 @@
+"""LightningCLI with run folders: `fit` starts, goes on or says that it is done; `test` and `validate` take a run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from semiseg.data import SegmentationDataModule
+from semiseg.errors import UserError
+from semiseg.methods import SegmentationMethod
+from semiseg.running.callbacks import QuietProgress, SeedEachStep, StopAtNaN, ValidationPanels
+from semiseg.running.checkpoints import AtomicCheckpointIO, KeepBestAndLast, load_checkpoint
+from semiseg.running.folder import RunFolder, provenance
+from semiseg.running.loggers import MetricsCSV, wandb_logger
+from semiseg.running.results import WriteResults
+
+
+def config_folder() -> Path:
+    """The shipped configurations: in the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    return next((folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()), package)
+
+
+def run_lightning(args: list[str]) -> None:
+    """Carry out `fit`, `validate` or `test`."""
+    finished = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finished.add_argument("--run", type=Path)
+    finished.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    given = argparse.Namespace(run=None, checkpoint="best")
+    if args and args[0] in ("test", "validate"):
+        given, rest = finished.parse_known_args(args)
+        if given.run is None:
+            raise UserError(f"semiseg {args[0]}: --run RUN is missing; give the folder of a run that `semiseg fit` made")
+        args = [rest[0], *_arguments_of(RunFolder(given.run)), *rest[1:]]
+    parser_options = {
+        name: {"exit_on_error": False, "default_config_files": [str(config_folder() / "base.yaml")]}
+        for name in SemisegCLI.subcommands()
+    }
+    SemisegCLI(
+        given.run,
+        given.checkpoint,
+        model_class=SegmentationMethod,
+        datamodule_class=SegmentationDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=None,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_kwargs={"exit_on_error": False, **parser_options},
+        args=_find_configs(args),
+    )
+
+
+def _arguments_of(folder: RunFolder) -> list[str]:
+    """The options of a finished run, less the file of initial weights, which its checkpoint has replaced."""
+    if not folder.config.is_file():
+        raise UserError(f"--run {folder.path}: holds no config.yaml; give the folder of a run that `semiseg fit` made")
+    arguments = ["--config", str(folder.config)]
+    network = yaml.safe_load(folder.config.read_text())["model"]["init_args"].get("network")
+    if isinstance(network, dict) and network.get("init_args", {}).get("weights"):
+        arguments += ["--model.network.init_args.weights", "null"]
+    return arguments
+
+
+def _find_configs(args: list[str]) -> list[str]:
+    """Let `--config configs/data/glas.yaml` name a shipped file from any folder."""
+    found = list(args)
+    for i, arg in enumerate(args[:-1]):
+        if arg in ("-c", "--config") and not Path(args[i + 1]).exists():
+            shipped = config_folder() / args[i + 1].removeprefix("configs/")
+            if not shipped.is_file():
+                raise UserError(f"--config {args[i + 1]}: no such file, here or among the shipped ones in {config_folder()}")
+            found[i + 1] = str(shipped)
+    return found
+
+
+class SemisegCLI(LightningCLI):
+    """One run from its options.
+
+    Args:
+        run: folder of the run to test or validate; None for `fit`, whose folder follows from the options.
+        checkpoint: `best` or `last`, which is tested.
+        **kwargs: as LightningCLI.
+    """
+
+    def __init__(self, run: Path | None, checkpoint: str, **kwargs: Any) -> None:
+        self.given_run = run
+        self.checkpoint = checkpoint
+        super().__init__(**kwargs)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """`predict` is a command of its own: it needs no data set."""
+        return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse a list of arguments, without Lightning's warning that there is a command line as well."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep the options as given: Lightning would replace those of the command line by the checkpoint's."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Where runs live, and what the model learns from the data."""
+        parser.add_argument("--runs_dir", type=str, default="runs", help="folder that holds all runs")
+        parser.add_argument("--experiment", type=str, default="default", help="name of this set of runs")
+        parser.add_argument("--method_name", type=str | None, default=None, help="default: the method's class, small")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        for fact in ("in_channels", "num_classes", "spatial_dims"):
+            parser.link_arguments(f"data.{fact}", f"model.init_args.{fact}", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Check the budget; validate at least once in it."""
+        trainer = self.config[self.subcommand].trainer
+        if trainer.max_steps <= 0:
+            raise UserError("--trainer.max_steps is not set: the budget of a run is counted in optimiser steps")
+        if isinstance(trainer.val_check_interval, int):
+            trainer.val_check_interval = min(trainer.val_check_interval, trainer.max_steps)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The run's trainer: its folder, loggers, callbacks and checkpoint writer."""
+        config = self.config_init[self.subcommand]
+        self.folder = self._open_folder()
+        self.csv = MetricsCSV(self.folder.path / "metrics.csv")
+        quiet = config.trainer.enable_progress_bar is False or not sys.stderr.isatty()
+        own: list[Callback] = [SeedEachStep(int(config.seed_everything)), StopAtNaN(self.folder)]
+        own += [QuietProgress()] if quiet else [RichProgressBar(leave=True)]
+        if self.subcommand == "fit":
+            own += [LearningRateMonitor("step"), ValidationPanels(self.folder), KeepBestAndLast(self.folder)]
+        else:
+            kwargs.update(devices=1, num_nodes=1, strategy="auto")  # so that every case is scored exactly once
+            if self.subcommand == "test":
+                own += [WriteResults(self.folder, self.checkpoint, self.datamodule.evaluation)]
+        return super().instantiate_trainer(
+            **kwargs,
+            default_root_dir=str(self.folder.path),
+            logger=[self.csv, *self._loggers(), *_listed(config.trainer.logger)],
+            callbacks=[*_listed(config.trainer.callbacks), *own],
+            plugins=[*_listed(config.trainer.plugins), AtomicCheckpointIO()],
+            use_distributed_sampler=False,  # the step sampler knows its rank
+            enable_progress_bar=not quiet,
+            enable_checkpointing=True,
+        )
+
+    def _open_folder(self) -> RunFolder:
+        """The folder of the run, locked, with its configuration and split; a run that is done ends here."""
+        config, data = self.config[self.subcommand], self.datamodule
+        labeled = f"{data.labeled_fraction:g}" if data.labeled_count is None else f"{data.labeled_count}-patients"
+        method = config.method_name or type(self.model).__name__.lower()
+        self.names = {"group": f"{data.name}/labeled-{labeled}", "method": method}
+        self.names["name"] = f"{method}-fold-{data.fold}-seed-{config.seed_everything}"
+        if self.given_run is not None:
+            return RunFolder(self.given_run)
+        parts = (config.experiment, data.name, method, f"labeled-{labeled}")
+        folder = RunFolder(Path(config.runs_dir, *parts, f"fold-{data.fold}-seed-{config.seed_everything}"))
+        if rank_zero_only.rank == 0:
+            folder.open()
+            text = self._parser(self.subcommand).dump(config, skip_none=False)
+            folder.adopt_config(text)
+            folder.adopt_split(data.split_text())
+            if folder.status.get("state") == "done":
+                print(f"done already: {folder.path}\nnext: semiseg test --run {folder.path}")
+                raise SystemExit(0)
+            defaults = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:8]}
+            folder.update_status(**{**defaults, **folder.status, "state": "running", "error": None, **provenance()})
+        return folder
+
+    def _loggers(self) -> list[Logger]:
+        """W&B, unless it is disabled."""
+        if self.subcommand == "validate" or rank_zero_only.rank != 0:
+            return []
+        run_id = str(self.folder.status.get("wandb_id", uuid.uuid4().hex[:8]))
+        logger = wandb_logger(self.folder.path, run_id, self.names["group"], self.names["method"], self.names["name"])
+        return [logger] if logger is not None else []
+
+    def before_fit(self) -> None:
+        """Go on from the last checkpoint, if there is one."""
+        last = self.folder.checkpoint("last")
+        if last.exists():
+            step = load_checkpoint(last)["global_step"]
+            self.csv.forget_after(step)
+            self.config_init["fit"].ckpt_path = str(last)
+            print(f"going on from step {step}: {self.folder.path}", flush=True)
+        else:
+            self.csv.forget_after(0)
+            counts = {name: len(self.datamodule.part(name)) for name in ("labeled", "unlabeled", "validation", "test")}
+            print(f"{self.folder.path}\n" + ", ".join(f"{n} {name}" for name, n in counts.items()), flush=True)
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, and keep in `status.json` how it ended."""
+        config = yaml.safe_load(self.folder.config.read_text()) if self.folder.config.exists() else {}
+        facts = {"split_hash": self.datamodule.partition.hash, **provenance(), **self.names}
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams({**config, **facts})
+        start = time.monotonic()
+        try:
+            self.trainer.fit(**kwargs)
+        except UserError as error:
+            if rank_zero_only.rank == 0:
+                self.folder.update_status(state="failed", error=str(error))
+            raise
+        if self.trainer.is_global_zero:
+            seconds = self.folder.status.get("seconds", 0.0) + time.monotonic() - start
+            self.folder.update_status(state="done", step=self.trainer.global_step, seconds=round(seconds, 1))
+            print(f"done: {self.folder.path}\nnext: semiseg test --run {self.folder.path}")
+
+    def before_test(self) -> None:
+        """Take the checkpoint that is to be tested."""
+        path = self.folder.checkpoint(self.checkpoint)
+        load_checkpoint(path)
+        self.config_init[self.subcommand].ckpt_path = str(path)
+
+    before_validate = before_test
+
+
+def _listed(value: Any) -> list[Any]:
+    """Trainer options that may be one thing, a list, a switch or nothing, as a list."""
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

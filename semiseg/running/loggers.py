@@ -1,0 +1,121 @@
+"""Where numbers go: `metrics.csv` always, W&B wherever it can."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import wandb
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from semiseg.data.io import atomic_path
+
+
+class MetricsCSV(Logger):
+    """One row per logged step, columns as they come; rows of steps that a resumed run repeats are dropped.
+
+    Lightning's own CSV logger deletes the file of the run that is resumed.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                self.rows = list(csv.DictReader(file))
+
+    @property
+    def name(self) -> str:
+        """Name of the logger."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """There is one per run."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Not here: `config.yaml` has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add to the row of this step."""
+        row = next((row for row in reversed(self.rows) if row["step"] == str(step)), None)
+        if row is None:
+            row = {"step": str(step)}
+            self.rows.append(row)
+        row.update({key: value for key, value in metrics.items() if key != "epoch"})
+
+    @rank_zero_only
+    def forget_after(self, step: int) -> None:
+        """Drop the rows of steps that will be made again."""
+        self.rows = [row for row in self.rows if int(row["step"]) < step]
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the whole table, atomically."""
+        columns = ["step", *sorted({key for row in self.rows for key in row} - {"step"})]
+        with atomic_path(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what is left."""
+        self.save()
+
+
+def wandb_mode() -> str:
+    """`WANDB_MODE` if set; else online where a key is configured and its server answers; else offline."""
+    if mode := os.environ.get("WANDB_MODE"):
+        return mode
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
+        return "disabled"
+    with contextlib.suppress(Exception):  # a broken configuration must not stop a run
+        settings = wandb.setup().settings
+        url = urlparse(settings.base_url)
+        if wandb.api.api_key and url.hostname:
+            port = url.port or (443 if url.scheme == "https" else 80)
+            with socket.create_connection((url.hostname, port), timeout=3):
+                return "online"
+    return "offline"
+
+
+def wandb_logger(folder: Path, run_id: str, group: str, method: str, name: str) -> WandbLogger | None:
+    """W&B logger that goes on with the same run at each start, or None where W&B is disabled.
+
+    Args:
+        folder: run folder; offline data go to its `wandb` folder.
+        run_id: id kept in `status.json`.
+        group: data set and label fraction, so that a dashboard compares methods within it.
+        method: job type.
+        name: name within the group.
+    """
+    mode = wandb_mode()
+    if mode == "disabled":
+        return None
+    os.environ["WANDB_MODE"] = mode
+    os.environ.setdefault("WANDB_SILENT", "true")
+    return WandbLogger(
+        project=os.environ.get("WANDB_PROJECT", "semiseg"),
+        save_dir=str(folder),
+        id=run_id,
+        group=group,
+        job_type=method,
+        name=name,
+        resume="allow",
+        log_model=False,
+    )

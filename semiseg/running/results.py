@@ -1,0 +1,56 @@
+"""What a test leaves in the run folder: the table of cases, its summary, pictures of the best, median and worst."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+
+from semiseg.evaluation.cases import CaseTable
+from semiseg.evaluation.panels import contact_sheet
+from semiseg.running.callbacks import panel, show
+from semiseg.running.folder import RunFolder
+
+
+class WriteResults(Callback):
+    """Write `cases.csv`, pictures and the summary in `status.json` at the end of a test.
+
+    Args:
+        folder: the run's folder.
+        checkpoint: `best` or `last`, which is tested.
+        evaluation: `native` or `network`, the resolution of the scores.
+    """
+
+    def __init__(self, folder: RunFolder, checkpoint: str, evaluation: str) -> None:
+        self.folder = folder
+        suffix = ("" if checkpoint == "best" else f"-{checkpoint}") + ("" if evaluation == "native" else "-network")
+        self.name = f"cases{suffix}"
+        self.key = f"{checkpoint}-{evaluation}"
+
+    @rank_zero_only
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write, print and draw."""
+        table: CaseTable = pl_module.cases  # type: ignore[assignment]
+        table.write_csv(self.folder.path / f"{self.name}.csv")
+        summary = table.summary()
+        tests = {**self.folder.status.get("test", {}), self.key: summary}
+        self.folder.update_status(test=tests)
+        table.print_table(Console(width=110))
+        print(f"{summary['num_cases']} cases, {summary['num_empty']} empty masks -> {self.folder.path}/{self.name}.csv")
+        self._draw(trainer, pl_module, dict(table.best_median_worst()))
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule, notes: dict[str, str]) -> None:
+        """Predict the three cases once more: to keep every prediction of a test in memory would cost too much."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        panels = {}
+        with torch.inference_mode():
+            for batch in data.evaluation_loader([data.by_name[case] for case in notes]):
+                batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)  # noqa: PLW2901
+                predictions = pl_module.class_maps(batch)  # type: ignore[operator]
+                for i, prediction in enumerate(predictions):
+                    case = batch["case"][i]
+                    panels[notes[case]] = panel(batch, i, prediction, notes[case])
+        show(trainer, contact_sheet([panels[note] for note in notes.values()], 1), self.folder, f"{self.name}-test")
