@@ -83,7 +83,7 @@ def _complain(error: BaseException, message: str, code: int = 2) -> int:
 
 
 def _explain(report: str) -> str:
-    """jsonargparse's nested report as one line: the key, the innermost reason and the nearest name."""
+    """Jsonargparse's nested report as one line: the key, the innermost reason and the nearest name."""
     lines = [line.strip(" -") for line in report.splitlines() if line.strip(" -")]
     reason = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
     for word in re.findall(r"[\w.]+", report):

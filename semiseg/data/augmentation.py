@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -28,9 +28,7 @@ class Augmentation:
     rotate: float = 15.0
     intensity: float = 0.0
 
-    def __call__(
-        self, image: Tensor, mask: Tensor | None, random: np.random.Generator
-    ) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, image: Tensor, mask: Tensor | None, random: np.random.Generator) -> tuple[Tensor, Tensor | None]:
         """Augment an image (C, *S) and its mask (*S) alike; the same generator state gives the same result."""
         spatial = image.ndim - 1
         if self.flip:

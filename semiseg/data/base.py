@@ -135,7 +135,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
     # Facts
 
     @property
-    def name(self) -> str:
+    def dataset_name(self) -> str:
         """Name of the data set in run folders and reports."""
         return type(self).__name__.lower()
 
@@ -190,7 +190,9 @@ class SegmentationDataModule(lightning.LightningDataModule):
         for option in ("image_size", "patch_size", "spacing"):
             value = getattr(self, option)
             if value is not None and (len(value) != self.spatial_dims or min(value) <= 0):
-                raise UserError(f"--data.{option} {list(value)}: give {self.spatial_dims} positive numbers, one per axis")
+                raise UserError(
+                    f"--data.{option} {list(value)}: give {self.spatial_dims} positive numbers, one per axis"
+                )
         return Preprocessing(
             spatial_dims=self.spatial_dims,
             in_channels=in_channels,
@@ -362,7 +364,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         return self.evaluation_loader(self.part("test"))
 
     def evaluation_loader(self, cases: list[Case]) -> Any:
-        """Loader of whole images: this rank's share, padded by repetition so that all ranks have equally many; the case table counts once."""
+        """Whole images: this rank's share, repeated so that all ranks have equally many; the table counts once."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         share = [cases[i % len(cases)] for i in range(rank, -(-len(cases) // world) * world, world)] if cases else []
         same_size = self.image_size is not None and self.patch_size is None
@@ -376,7 +378,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
     def split_text(self) -> str:
         """The content of `split.json`: the parts, their hash and the arguments they follow from."""
         arguments = {
-            "dataset": self.name,
+            "dataset": self.dataset_name,
             "split": self.split_mode,
             "num_folds": self.num_folds,
             "fold": self.fold,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,13 +25,13 @@ class TrainingSet(Dataset[dict[str, Any]]):
     processes. Masks are opened in the labeled stream only.
     """
 
-    def __init__(self, data: SegmentationDataModule, streams: dict[str, Sequence[Case]]) -> None:
+    def __init__(self, data: SegmentationDataModule, streams: Mapping[str, Sequence[Case]]) -> None:
         self.data = data
         self.streams = streams
         self._foreground: dict[str, list[np.ndarray]] = {}
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        case = self.streams[draw.stream][draw.index]
+        case = self.streams[draw.stream][draw.member]
         random = np.random.default_rng([self.data.seed, len(draw.stream), draw.step, draw.slot])
         prepared = self.data.prepared_image(case)
         mask = self.data.prepared_mask(case) if draw.stream == "labeled" else None

@@ -66,7 +66,7 @@ class Folder(SegmentationDataModule):
                 self.patch_size = (96, 96, 64)
 
     @property
-    def name(self) -> str:
+    def dataset_name(self) -> str:
         """Name of the user's folder."""
         return "".join(c if c.isalnum() or c in "-_" else "-" for c in self.root.resolve().name.lower())
 
@@ -85,8 +85,11 @@ class Folder(SegmentationDataModule):
             raise UserError(f"--data.root {self.root}: has no folder images/; expected {self.layout}")
         image_of = _by_stem(find_images(images))
         mask_of = _by_stem(find_images(masks)) if masks.is_dir() else {}
-        for stem in sorted(set(mask_of) - set(image_of)):
-            raise UserError(f"{mask_of[stem]}: mask without image; add {images / stem}.* or remove the mask")
+        orphans = sorted(set(mask_of) - set(image_of))
+        if orphans:
+            others = f" (and {len(orphans) - 1} more: {', '.join(orphans[1:6])})" if orphans[1:] else ""
+            first = orphans[0]
+            raise UserError(f"{mask_of[first]}: mask without image{others}; add {images / first}.* or remove the mask")
         return [Case(stem, stem, image, mask_of.get(stem)) for stem, image in image_of.items()]
 
     def _from_manifest(self, path: Path) -> list[Case]:
@@ -97,7 +100,9 @@ class Folder(SegmentationDataModule):
             rows = csv.DictReader(file, skipinitialspace=True)
             missing = [column for column in _COLUMNS if column not in (rows.fieldnames or ())]
             if missing:
-                raise UserError(f"{path}: lacks the column(s) {', '.join(missing)}; the first line must name {_COLUMNS}")
+                raise UserError(
+                    f"{path}: lacks the column(s) {', '.join(missing)}; the first line must name {_COLUMNS}"
+                )
             cases = [self._from_row(path, number, row) for number, row in enumerate(rows, start=2)]
         names = [case.case for case in cases]
         for name in sorted({name for name in names if names.count(name) > 1}):
@@ -127,7 +132,9 @@ class Folder(SegmentationDataModule):
         for case in [*self.part("labeled"), *self.part("validation"), *self.part("test")]:
             mask = self.read_raw_mask(case)
             if mask.ndim > self.spatial_dims:
-                raise UserError(f"{case.mask}: a colour mask; give the colours as --data.mask_values [[0,0,0],[255,0,0]]")
+                raise UserError(
+                    f"{case.mask}: a colour mask; give the colours as --data.mask_values [[0,0,0],[255,0,0]]"
+                )
             found |= {int(v) for v in np.unique(mask)}
             if len(found) > 64:
                 break
@@ -158,8 +165,8 @@ class Folder(SegmentationDataModule):
         if (unknown := classes == 255).any():
             odd = np.unique(mask[unknown], axis=0)[:5].tolist()
             raise ValueError(
-                f"unexpected values {odd} in {int(unknown.sum())} pixels; classes are {list(self.class_values)}: repair "
-                "the mask or set --data.mask_values"
+                f"unexpected values {odd} in {int(unknown.sum())} pixels; classes are {list(self.class_values)}: "
+                "repair the mask or set --data.mask_values"
             )
         return classes
 

@@ -7,23 +7,22 @@ screen. 3D is (x, y, z): NIfTI, NRRD, MHA and DICOM are turned to the closest ri
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import h5py
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk  # noqa: N813  (its own documentation's name)
+import SimpleITK as sitk
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from semiseg.errors import UserError
+from semiseg.files import atomic_path
 
 sitk.ProcessObject_SetGlobalWarningDisplay(False)  # what is wrong is said once, by us
 
@@ -33,6 +32,16 @@ ITK = (".nrrd", ".mha", ".mhd")
 H5 = (".h5", ".hdf5")
 Axes = Literal["xyz", "zyx"]
 _RAS = nib.orientations.axcodes2ornt("RAS")
+_READ_ERRORS = (
+    OSError,
+    UnidentifiedImageError,
+    Pillow.DecompressionBombError,
+    nib.filebasedimages.ImageFileError,
+    ValueError,
+    RuntimeError,
+    EOFError,
+    SyntaxError,  # Pillow's for a broken PNG
+)
 _LABEL_KEYS = ("label", "mask", "labels")
 
 
@@ -114,7 +123,7 @@ def read_mask(path: Path, h5_axes: Axes = "xyz", h5_key: str | None = None) -> n
         if suffix in PICTURES:
             with Pillow.open(path) as picture:
                 if picture.mode in ("LA", "RGBA", "CMYK"):
-                    picture = picture.convert("L" if picture.mode == "LA" else "RGB")  # noqa: PLW2901
+                    picture = picture.convert("L" if picture.mode == "LA" else "RGB")
                 array = np.asarray(picture)
             if array.dtype == bool:
                 array = array.astype(np.uint8)
@@ -143,18 +152,19 @@ def _naming(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: no permission to read it") from error
     except KeyError as error:
         raise UserError(f"{path}: the file lacks what is needed: {' '.join(str(error.args[0]).split())}") from error
-    except (OSError, UnidentifiedImageError, ValueError, RuntimeError, EOFError, SyntaxError, Pillow.DecompressionBombError,
-            nib.filebasedimages.ImageFileError) as error:  # fmt: skip
+    except _READ_ERRORS as error:
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path}: cannot be read, truncated or not an image ({reason}); replace or remove it") from error
+        raise UserError(
+            f"{path}: cannot be read, truncated or not an image ({reason}); replace or remove it"
+        ) from error
 
 
 def _read_picture(path: Path) -> Image:
     with Pillow.open(path) as picture:
         if picture.mode in ("1", "LA"):
-            picture = picture.convert("L")  # noqa: PLW2901
+            picture = picture.convert("L")
         elif picture.mode not in ("L", "I", "F", "RGB") and not picture.mode.startswith("I;16"):
-            picture = picture.convert("RGB")  # noqa: PLW2901
+            picture = picture.convert("RGB")
         array = np.asarray(picture)
     array = np.moveaxis(array, -1, 0) if array.ndim == 3 else array[None]
     suffix = ".tif" if suffix_of(path) in (".tif", ".tiff") else ".png"  # JPEG would change the classes
@@ -167,7 +177,7 @@ def _read_picture(path: Path) -> Image:
 
 
 def _read_nifti(path: Path) -> Image:
-    file = nib.load(path)
+    file: Any = nib.load(path)
     turn = ornt_transform(io_orientation(file.affine), _RAS)
     data = apply_orientation(np.asanyarray(file.dataobj), turn)
     if data.ndim not in (3, 4):
@@ -240,29 +250,3 @@ def _read_h5(path: Path, axes: Axes, spacing: Sequence[float] | None) -> Image:
             out.create_dataset("label", data=_from_h5(classes, axes), compression="gzip")
 
     return Image(_from_h5(stored, axes)[None], own or tuple(spacing or (1.0, 1.0, 1.0)), ".h5", write)
-
-
-@contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target` that takes its place once the block has succeeded, and vanishes otherwise.
-
-    Raises:
-        UserError: the folder cannot be written or the disk is full.
-    """
-    temporary = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=target.name)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes it private
-        os.replace(temporary, target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror or error}); nothing was left there") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from semiseg.data.io import Axes, Image, read_image
@@ -63,7 +63,9 @@ class Preprocessing:
         """Read an image file and check that it has this data's number of axes."""
         image = read_image(path, self.h5_axes, self.h5_spacing)
         if image.array.ndim - 1 != self.spatial_dims:
-            raise UserError(f"{path}: is a {image.array.ndim - 1}D image; {self.spatial_dims}D images are expected here")
+            raise UserError(
+                f"{path}: is a {image.array.ndim - 1}D image; {self.spatial_dims}D images are expected here"
+            )
         if not np.isfinite(image.array).all():
             raise UserError(f"{path}: holds values that are not numbers (NaN or infinite); repair or remove it")
         return image
@@ -103,7 +105,7 @@ def resize(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
     if tuple(size) == array.shape[1:]:
         return array
     tensor = torch.from_numpy(np.ascontiguousarray(array))[None]
-    return cast(np.ndarray, resize_logits(tensor, size, antialias=array.ndim == 3)[0].numpy())
+    return resize_logits(tensor, size, antialias=array.ndim == 3)[0].numpy()
 
 
 def resize_logits(logits: Tensor, size: Sequence[int], antialias: bool = False) -> Tensor:
@@ -119,7 +121,7 @@ def resize_classes(classes: np.ndarray, size: Sequence[int]) -> np.ndarray:
     if tuple(size) == classes.shape:
         return np.ascontiguousarray(classes)
     tensor = torch.from_numpy(np.array(classes))[None, None]
-    return cast(np.ndarray, F.interpolate(tensor, size=tuple(size), mode="nearest-exact")[0, 0].numpy())
+    return F.interpolate(tensor, size=tuple(size), mode="nearest-exact")[0, 0].numpy()
 
 
 def _to_channels(array: np.ndarray, channels: int) -> np.ndarray:

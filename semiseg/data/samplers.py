@@ -11,12 +11,12 @@ from torch.utils.data import Sampler
 
 
 class Draw(NamedTuple):
-    """One image of one step: the `slot` is its place in the batch over all ranks, `index` the image in its stream."""
+    """One image of one step: `slot` is its place in the batch over all ranks, `member` its place in the stream."""
 
     stream: str
     step: int
     slot: int
-    index: int
+    member: int
 
 
 class StepSampler(Sampler[list[Draw]]):
@@ -69,8 +69,8 @@ class StepSampler(Sampler[list[Draw]]):
             own = self.batch_sizes[stream]
             for slot in range(self.rank * own, (self.rank + 1) * own):
                 turn, place = divmod(step * own * self.world_size + slot, size)
-                index = int(_permutation(self.seed, number, turn, size)[place])
-                batch.append(Draw(stream, step, slot, index))
+                member = int(_permutation(self.seed, number, turn, size)[place])
+                batch.append(Draw(stream, step, slot, member))
         return batch
 
 

@@ -53,7 +53,7 @@ class Synthetic(Folder):
         super().__init__(str(folder), image_size=image_size, patch_size=patch_size, **kwargs)
 
     @property
-    def name(self) -> str:
+    def dataset_name(self) -> str:
         """`synthetic2d` or `synthetic3d`."""
         return f"synthetic{self.spatial_dims}d"
 

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -11,6 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
+
+from semiseg.files import atomic_path
 
 Row = Mapping[str, str | float]
 
@@ -117,13 +118,10 @@ class CaseTable:
 
     def write_csv(self, path: Path | str) -> None:
         """Write all rows, numbers in full precision; a reader never sees a half-written file."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with atomic_path(Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(temporary, path)
 
     @classmethod
     def read_csv(cls, path: Path | str) -> Self:

@@ -1,6 +1,5 @@
 """Pictures a person can look at: masks drawn over images, side by side."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from semiseg.files import atomic_path
 
 Array = NDArray[Any]
 Picture = NDArray[np.uint8]
@@ -90,10 +91,8 @@ def contact_sheet(panels: Sequence[Picture], columns: int) -> Picture:
 
 def save_png(array: Picture, path: Path | str) -> None:
     """Write a picture; a reader never sees a half-written file."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(array).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with atomic_path(Path(path)) as temporary:
+        Image.fromarray(array).save(temporary, format="PNG")
 
 
 def _to_rgb(image: Array) -> Picture:

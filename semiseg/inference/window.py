@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from monai.inferers import SlidingWindowInfererAdapt
+from monai.inferers.inferer import SlidingWindowInfererAdapt
 from torch import Tensor
 
 from semiseg.data.preprocessing import Preprocessing

@@ -106,11 +106,11 @@ class SegmentationMethod(lightning.LightningModule):
 
     on_test_epoch_start = on_validation_epoch_start
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """Dice of each case, for the choice of the checkpoint; distances are left to the test."""
         return self._score(batch, distances=False)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """All metrics of each case."""
         return self._score(batch, distances=True)
 

@@ -59,7 +59,7 @@ class StopAtNaN(Callback):
             return
         step = torch.where(torch.isfinite(loss.detach()).all(), torch.inf, float(trainer.global_step))
         self.first_bad = step if self.first_bad is None else torch.minimum(self.first_bad, step)
-        if loss.device.type == "cpu" or trainer.global_step % trainer.log_every_n_steps == 0:
+        if loss.device.type == "cpu" or trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._check()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -11,8 +11,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from semiseg.data.io import atomic_path
 from semiseg.errors import UserError
+from semiseg.files import atomic_path
 from semiseg.running.folder import RunFolder
 
 
@@ -33,8 +33,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
             except RuntimeError as error:  # torch's zip writer hides the system's error
                 raise UserError(
-                    f"{path}: cannot be written ({' '.join(str(error).split())[:80]}), the disk may be full; free space "
-                    "and run the same command again, it goes on from the former checkpoint"
+                    f"{path}: cannot be written ({' '.join(str(error).split())[:80]}), the disk may be full; free "
+                    "space and run the same command again, it goes on from the former checkpoint"
                 ) from error
             file.flush()
             os.fsync(file.fileno())
@@ -52,7 +52,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different kind for every kind of damage
         reason = str(error).splitlines()[0][:120]
-        raise UserError(f"{path}: not a readable checkpoint ({reason}); is it complete, and made by semiseg?") from error
+        raise UserError(
+            f"{path}: not a readable checkpoint ({reason}); is it complete, and made by semiseg?"
+        ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters", "preprocessing"} <= checkpoint.keys():
         raise UserError(f"{path}: not a checkpoint of a semiseg run; give RUN/checkpoints/best.ckpt")
     return checkpoint

@@ -15,8 +15,8 @@ from typing import IO, Any
 
 import yaml
 
-from semiseg.data.io import atomic_path
 from semiseg.errors import UserError
+from semiseg.files import atomic_path
 
 # What changes how a run is carried out, but not what it computes.
 _FREE = {"data": {"num_workers", "cache_dir", "cache_gb", "root", "manifest"}}

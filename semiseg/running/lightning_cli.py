@@ -41,7 +41,9 @@ def run_lightning(args: list[str]) -> None:
     if args and args[0] in ("test", "validate"):
         given, rest = finished.parse_known_args(args)
         if given.run is None:
-            raise UserError(f"semiseg {args[0]}: --run RUN is missing; give the folder of a run that `semiseg fit` made")
+            raise UserError(
+                f"semiseg {args[0]}: --run RUN is missing; give the folder of a run that `semiseg fit` made"
+            )
         args = [rest[0], *_arguments_of(RunFolder(given.run)), *rest[1:]]
     parser_options = {
         name: {"exit_on_error": False, "default_config_files": [str(config_folder() / "base.yaml")]}
@@ -58,7 +60,7 @@ def run_lightning(args: list[str]) -> None:
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_kwargs={"exit_on_error": False, **parser_options},
-        args=_find_configs(args),
+        args=find_configs(args),
     )
 
 
@@ -73,14 +75,16 @@ def _arguments_of(folder: RunFolder) -> list[str]:
     return arguments
 
 
-def _find_configs(args: list[str]) -> list[str]:
+def find_configs(args: list[str]) -> list[str]:
     """Let `--config configs/data/glas.yaml` name a shipped file from any folder."""
     found = list(args)
     for i, arg in enumerate(args[:-1]):
         if arg in ("-c", "--config") and not Path(args[i + 1]).exists():
             shipped = config_folder() / args[i + 1].removeprefix("configs/")
             if not shipped.is_file():
-                raise UserError(f"--config {args[i + 1]}: no such file, here or among the shipped ones in {config_folder()}")
+                raise UserError(
+                    f"--config {args[i + 1]}: no such file, here or among the shipped ones in {config_folder()}"
+                )
             found[i + 1] = str(shipped)
     return found
 
@@ -158,13 +162,13 @@ class SemisegCLI(LightningCLI):
         config, data = self.config[self.subcommand], self.datamodule
         labeled = f"{data.labeled_fraction:g}" if data.labeled_count is None else f"{data.labeled_count}-patients"
         method = config.method_name or type(self.model).__name__.lower()
-        self.names = {"group": f"{data.name}/labeled-{labeled}", "method": method}
+        self.names = {"group": f"{data.dataset_name}/labeled-{labeled}", "method": method}
         self.names["name"] = f"{method}-fold-{data.fold}-seed-{config.seed_everything}"
         if self.given_run is not None:
             return RunFolder(self.given_run)
-        parts = (config.experiment, data.name, method, f"labeled-{labeled}")
+        parts = (config.experiment, data.dataset_name, method, f"labeled-{labeled}")
         folder = RunFolder(Path(config.runs_dir, *parts, f"fold-{data.fold}-seed-{config.seed_everything}"))
-        if rank_zero_only.rank == 0:
+        if _rank() == 0:
             folder.open()
             text = self._parser(self.subcommand).dump(config, skip_none=False)
             folder.adopt_config(text)
@@ -178,7 +182,7 @@ class SemisegCLI(LightningCLI):
 
     def _loggers(self) -> list[Logger]:
         """W&B, unless it is disabled."""
-        if self.subcommand == "validate" or rank_zero_only.rank != 0:
+        if self.subcommand == "validate" or _rank() != 0:
             return []
         run_id = str(self.folder.status.get("wandb_id", uuid.uuid4().hex[:8]))
         logger = wandb_logger(self.folder.path, run_id, self.names["group"], self.names["method"], self.names["name"])
@@ -207,7 +211,7 @@ class SemisegCLI(LightningCLI):
         try:
             self.trainer.fit(**kwargs)
         except UserError as error:
-            if rank_zero_only.rank == 0:
+            if _rank() == 0:
                 self.folder.update_status(state="failed", error=str(error))
             raise
         if self.trainer.is_global_zero:
@@ -222,6 +226,11 @@ class SemisegCLI(LightningCLI):
         self.config_init[self.subcommand].ckpt_path = str(path)
 
     before_validate = before_test
+
+
+def _rank() -> int:
+    """This process, before the trainer knows it."""
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def _listed(value: Any) -> list[Any]:

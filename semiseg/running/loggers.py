@@ -15,7 +15,7 @@ import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from semiseg.data.io import atomic_path
+from semiseg.files import atomic_path
 
 
 class MetricsCSV(Logger):

@@ -1,0 +1,36 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from semiseg.errors import UserError
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target` that takes its place once the block has succeeded, and vanishes otherwise.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=target.name)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes it private
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror or error}); nothing was left there") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

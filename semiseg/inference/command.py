@@ -1,0 +1,103 @@
+"""`semiseg predict CKPT INPUT... --output DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from semiseg.data.io import Image, find_images, is_image, stem_of
+from semiseg.errors import UserError
+from semiseg.evaluation.panels import case_panel, overlay, save_png
+from semiseg.inference.predictor import Prediction, Predictor
+
+
+def predict_command(args: Sequence[str]) -> None:
+    """Segment files and folders of images; what fails is named and does not stop the others.
+
+    Raises:
+        UserError: nothing to do, outputs that would clash, or, at the end, images that failed.
+    """
+    parser = argparse.ArgumentParser(
+        "semiseg predict",
+        description="Segment images with a trained checkpoint. Masks have the size, spacing, origin and direction of "
+        "their image and the format of its file (PNG for JPEG and BMP, NIfTI for DICOM).",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="RUN/checkpoints/best.ckpt")
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="image, folder of images, DICOM folder")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the masks")
+    parser.add_argument("--overlay", action="store_true", help="also write the mask drawn over the image, as PNG")
+    parser.add_argument(
+        "--probabilities", action="store_true",
+        help="also write each foreground class's probability (2D: 8-bit PNG, 255 is 1; 3D: in the image's format)",
+    )  # fmt: skip
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: the first GPU, else the CPU")
+    parser.add_argument("--trust", action="store_true", help="let the checkpoint import classes outside semiseg")
+    options = parser.parse_args(args)
+
+    images = _collect(options.inputs)
+    _refuse_clashes(images, options.output)
+    predictor = Predictor(options.checkpoint, options.device, options.trust)
+    failed: list[str] = []
+    for number, path in enumerate(images, start=1):
+        try:
+            prediction = predictor(path)
+            target = options.output / f"{stem_of(path)}{prediction.image.suffix}"
+            prediction.image.write(predictor.to_values(prediction.classes), target)
+            if options.overlay:
+                save_png(_overlay(prediction, path), options.output / f"{stem_of(path)}_overlay.png")
+            if options.probabilities:
+                _write_probabilities(prediction, predictor.preprocessing.class_names, options.output, stem_of(path))
+        except UserError as error:
+            failed.append(str(error))
+            print(f"{number}/{len(images)} {path} FAILED: {error}", file=sys.stderr)
+        else:
+            print(f"{number}/{len(images)} {path} -> {target}", flush=True)
+    if failed:
+        raise UserError(f"{len(failed)} of {len(images)} images failed, the first: {failed[0]}")
+
+
+def _collect(inputs: Sequence[Path]) -> list[Path]:
+    """Files, the images of folders, and folders that are DICOM series."""
+    images: list[Path] = []
+    for path in inputs:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+        if is_image(path):
+            images.append(path)
+        elif path.is_dir():
+            if not (found := find_images(path)):
+                raise UserError(f"{path}: no images in this folder (PNG, JPEG, TIFF, BMP, NIfTI, NRRD, MHA, h5, DICOM)")
+            images += found
+        else:
+            raise UserError(f"{path}: unknown image format; use PNG, JPEG, TIFF, BMP, NIfTI, NRRD, MHA, h5 or DICOM")
+    return images
+
+
+def _refuse_clashes(images: Sequence[Path], output: Path) -> None:
+    stems: dict[str, Path] = {}
+    for path in images:
+        if (other := stems.setdefault(stem_of(path), path)) is not path:
+            raise UserError(f"{path} and {other} would both become {output / stem_of(path)}.*; predict them separately")
+        if path.parent.resolve() == output.resolve():
+            raise UserError(f"--output {output}: is the folder of the input {path.name}; choose another, masks never "
+                            "overwrite images")  # fmt: skip
+
+
+def _overlay(prediction: Prediction, path: Path) -> np.ndarray:
+    array = prediction.image.array
+    if array.ndim == 4:
+        return case_panel(array, None, prediction.classes, stem_of(path))
+    picture = np.moveaxis(array, 0, -1) if array.shape[0] == 3 else array[0]
+    return overlay(picture, prediction.classes)
+
+
+def _write_probabilities(prediction: Prediction, names: Sequence[str], output: Path, stem: str) -> None:
+    image: Image = prediction.image
+    for name, probability in list(zip(names, prediction.probabilities, strict=True))[1:]:
+        target = output / f"{stem}_probability_{name.replace(' ', '_')}{image.suffix}"
+        flat = probability.ndim == 2
+        image.write((255 * probability).round().astype(np.uint8) if flat else probability.astype(np.float32), target)

@@ -1,0 +1,102 @@
+"""A trained checkpoint applied to images of one's own, geometry kept. It needs neither the data nor the YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from semiseg.data.io import Image
+from semiseg.data.preprocessing import Preprocessing, resize_logits
+from semiseg.errors import UserError
+from semiseg.methods import SegmentationMethod
+from semiseg.running.checkpoints import load_checkpoint
+
+_OWN_PACKAGES = {"semiseg", "torch"}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Result for one image, at the image's own size: class map (*S) and probabilities (K, *S), in `image`'s order."""
+
+    image: Image
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+
+class Predictor:
+    """Segments images as the checkpoint's method was scored: the same preprocessing, window and network.
+
+    Args:
+        checkpoint: checkpoint of a run.
+        device: where to compute, as torch names it; default: the first GPU, else the CPU.
+        trust: import classes that are not part of semiseg, such as a method of one's own. Importing runs code: do so
+            only with checkpoints of people you trust.
+
+    Raises:
+        UserError: the checkpoint is missing, corrupt, of another program, or of foreign classes without `trust`.
+    """
+
+    def __init__(self, checkpoint: Path, device: str | None = None, trust: bool = False) -> None:
+        content = load_checkpoint(checkpoint)
+        foreign = sorted(set(_foreign_classes(content["hyper_parameters"])))
+        if foreign and not trust:
+            raise UserError(
+                f"{checkpoint}: needs {foreign[0]}, which is not part of semiseg; importing it runs its code: if you "
+                "trust this checkpoint, add --trust"
+            )
+        for path in foreign:
+            _import(path, checkpoint)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            method = SegmentationMethod.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+        except Exception as error:  # the classes that it names have changed since
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{checkpoint}: does not fit this version of semiseg ({reason})") from error
+        self.method = method.eval().to(self.device)
+        assert method.preprocessing is not None
+        self.preprocessing: Preprocessing = method.preprocessing
+
+    @torch.inference_mode()
+    def __call__(self, path: Path) -> Prediction:
+        """Segment one image file."""
+        image = self.preprocessing.read(path)
+        try:
+            prepared = self.preprocessing.prepare(image)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        batch = self.preprocessing.normalise(prepared)[None].to(self.device)
+        logits = resize_logits(self.method(batch).float(), image.array.shape[1:])
+        probabilities = logits.softmax(1)[0].cpu().numpy()
+        return Prediction(image, logits.argmax(1)[0].cpu().numpy().astype(np.uint8), probabilities)
+
+    def to_values(self, classes: np.ndarray) -> np.ndarray:
+        """Class map to the values that stand for the classes in the mask files that the network learnt from."""
+        values = np.array(self.preprocessing.class_values)
+        return values.astype(np.uint8 if values.max() < 256 else np.uint16)[classes]
+
+
+def _foreign_classes(hyper_parameters: Any) -> Iterator[str]:
+    """Class paths outside semiseg and torch, anywhere in the hyperparameters."""
+    if isinstance(hyper_parameters, dict):
+        for key, value in hyper_parameters.items():
+            if key in ("class_path", "_class_path") and str(value).split(".")[0] not in _OWN_PACKAGES:
+                yield str(value)
+            yield from _foreign_classes(value)
+    elif isinstance(hyper_parameters, list | tuple):
+        for value in hyper_parameters:
+            yield from _foreign_classes(value)
+
+
+def _import(path: str, checkpoint: Path) -> None:
+    try:
+        __import__(path.rpartition(".")[0])
+    except ImportError as error:
+        raise UserError(
+            f"{checkpoint}: needs {path}, which cannot be imported ({error}); run where its file is, or put its folder "
+            "on PYTHONPATH"
+        ) from error
