@@ -122,9 +122,8 @@ def read_mask(path: Path, h5_axes: Axes = "xyz", h5_key: str | None = None) -> n
         suffix = suffix_of(path)
         if suffix in PICTURES:
             with Pillow.open(path) as picture:
-                if picture.mode in ("LA", "RGBA", "CMYK"):
-                    picture = picture.convert("L" if picture.mode == "LA" else "RGB")
-                array = np.asarray(picture)
+                plain = {"LA": "L", "RGBA": "RGB", "CMYK": "RGB"}.get(picture.mode, picture.mode)
+                array = np.asarray(picture.convert(plain) if plain != picture.mode else picture)
             if array.dtype == bool:
                 array = array.astype(np.uint8)
             grey = array.ndim == 3 and (array[..., :1] == array).all()
@@ -162,10 +161,11 @@ def _naming(path: Path) -> Iterator[None]:
 def _read_picture(path: Path) -> Image:
     with Pillow.open(path) as picture:
         if picture.mode in ("1", "LA"):
-            picture = picture.convert("L")
-        elif picture.mode not in ("L", "I", "F", "RGB") and not picture.mode.startswith("I;16"):
-            picture = picture.convert("RGB")
-        array = np.asarray(picture)
+            array = np.asarray(picture.convert("L"))
+        elif picture.mode in ("L", "I", "F", "RGB") or picture.mode.startswith("I;16"):
+            array = np.asarray(picture)
+        else:
+            array = np.asarray(picture.convert("RGB"))
     array = np.moveaxis(array, -1, 0) if array.ndim == 3 else array[None]
     suffix = ".tif" if suffix_of(path) in (".tif", ".tiff") else ".png"  # JPEG would change the classes
 
