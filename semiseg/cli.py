@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-import re
 import sys
 import warnings
 from argparse import ArgumentError
@@ -19,6 +18,7 @@ HELP = """usage: semiseg COMMAND ...
   test       score a run:       semiseg test --run RUN [--checkpoint best|last]
   validate   validate a run:    semiseg validate --run RUN
   predict    segment images:    semiseg predict CKPT INPUT... --output DIR [--overlay] [--probabilities]
+  demo       all of this on synthetic images, in a few minutes
   data       look at data:      semiseg data check|preview|split|cache --help
 
 semiseg COMMAND --help says more; semiseg fit --data.help GlaS lists the options of one data set.
@@ -33,7 +33,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _complain(error, str(error))
     except ArgumentError as error:
-        return _complain(error, _explain(str(error)))
+        from semiseg.explain import explain
+
+        return _complain(error, explain(str(error), args))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt as error:
@@ -56,13 +58,17 @@ def _dispatch(args: list[str]) -> int:
         from semiseg.inference.command import predict_command
 
         predict_command(args[1:])
+    elif command == "demo":
+        from semiseg.demo import run_demo
+
+        run_demo(main)
     elif command in ("fit", "validate", "test"):
         from semiseg.running.lightning_cli import run_lightning
 
         _be_quiet()
         run_lightning(args)
     else:
-        commands = ("fit", "test", "validate", "predict", "data")
+        commands = ("fit", "test", "validate", "predict", "data", "demo")
         near = difflib.get_close_matches(command, commands, n=1)
         raise UserError(f"unknown command {command}; {f'did you mean {near[0]}?' if near else 'see semiseg --help'}")
     return 0
@@ -80,29 +86,3 @@ def _complain(error: BaseException, message: str, code: int = 2) -> int:
         raise error
     print(f"semiseg: error: {' '.join(message.split())}", file=sys.stderr)
     return code
-
-
-def _explain(report: str) -> str:
-    """Jsonargparse's nested report as one line: the key, the innermost reason and the nearest name."""
-    lines = [line.strip(" -") for line in report.splitlines() if line.strip(" -")]
-    reason = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
-    for word in re.findall(r"[\w.]+", report):
-        name = word.split(".")[-1]
-        near = difflib.get_close_matches(name, _known_names(), n=1, cutoff=0.75)
-        if near and name not in _known_names():
-            reason += f"; did you mean {near[0]}?"
-            break
-    return f"{reason[:400]} (semiseg fit --help lists the options)"
-
-
-def _known_names() -> set[str]:
-    """Classes and options that can stand in a configuration."""
-    import inspect
-
-    from semiseg import components, data, methods, networks
-
-    classes = [getattr(package, name) for package in (components, data, methods, networks) for name in package.__all__]
-    options = {option for item in classes if inspect.isclass(item) for option in inspect.signature(item).parameters}
-    options |= set(inspect.signature(data.SegmentationDataModule).parameters)
-    options |= set(inspect.signature(methods.SegmentationMethod).parameters)
-    return options | {item.__name__ for item in classes}

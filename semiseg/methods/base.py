@@ -40,7 +40,7 @@ class SegmentationMethod(lightning.LightningModule):
         optimizer: optimiser.
         schedule: learning-rate schedule over the budget.
         compile: compile the network with torch.compile.
-        channels_last: keep the networks' 2D weights and features channels-last in memory: the same numbers, faster.
+        channels_last: keep weights and features channels-last in memory: faster on CPUs and recent GPUs.
         hd95_medpy: also report HD95 as MedPy defines it (percentile of both directions pooled).
     """
 
@@ -92,8 +92,9 @@ class SegmentationMethod(lightning.LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             self.preprocessing = datamodule.preprocessing
-        if self.channels_last and self.hparams["spatial_dims"] == 2:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.channels_last:
+            layout = torch.channels_last if self.hparams["spatial_dims"] == 2 else torch.channels_last_3d
+            self.to(memory_format=layout)  # type: ignore[call-overload]
         if self.compile_network:
             for network in self.children():
                 network.compile()

@@ -21,7 +21,8 @@ from semiseg.running.folder import RunFolder
 class SeedEachStep(Callback):
     """Seed torch from (seed, step, rank) before every step, so that dropout and noise are functions of the step.
 
-    A run that is resumed then needs no generator state to go on exactly as if it had never stopped.
+    A run that is resumed then needs no generator state to go on exactly as if it had never stopped. The step is the
+    number of the batch: with accumulated gradients every batch of a step has its own.
 
     Args:
         seed: the run's seed.
@@ -32,7 +33,7 @@ class SeedEachStep(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed before the step."""
-        key = np.random.SeedSequence([self.seed, trainer.global_step, trainer.global_rank])
+        key = np.random.SeedSequence([self.seed, batch_idx, trainer.global_rank])
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
 
 
@@ -90,6 +91,14 @@ class ValidationPanels(Callback):
         self.cases = cases
         self.panels: list[np.ndarray] = []
         self.best = -1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.best = state_dict["best"]
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start an empty sheet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,26 @@ class KeepBestAndLast(Checkpoint):
         self.best_dice: float | None = None
         self.best_step = 0
         self.saved_step = -1
+        self.processes: int | None = None
+        self.start = time.monotonic() - folder.status.get("seconds", 0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """What decides about the next best."""
-        return {"best_dice": self.best_dice, "best_step": self.best_step}
+        """What decides about the next best, and how many processes share a batch."""
+        return {"best_dice": self.best_dice, "best_step": self.best_step, "processes": self.processes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
         self.best_dice, self.best_step = state_dict["best_dice"], state_dict["best_step"]
+        self.processes = state_dict["processes"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that a run goes on with the batches that it began with."""
+        if self.processes not in (None, trainer.world_size):
+            raise UserError(
+                f"the run began with {self.processes} process(es) and would go on with {trainer.world_size}, whose "
+                f"batches together are of another size; use --trainer.devices {self.processes}"
+            )
+        self.processes = trainer.world_size
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after a validation within training."""
@@ -105,6 +118,10 @@ class KeepBestAndLast(Checkpoint):
         trainer.save_checkpoint(self.folder.checkpoint("last"), weights_only=False)
         self.saved_step = trainer.global_step
         if trainer.is_global_zero:
-            self.folder.update_status(
-                state="running", step=trainer.global_step, best_step=self.best_step, best_val_dice=self.best_dice
-            )
+            self.folder.update_status(state="running", **self.progress(trainer))
+
+    def progress(self, trainer: Trainer) -> dict[str, Any]:
+        """How far the run is, for `status.json`."""
+        seconds = round(time.monotonic() - self.start, 1)
+        best = {"best_step": self.best_step, "best_val_dice": self.best_dice}
+        return {"step": trainer.global_step, **best, "seconds": seconds}

@@ -74,6 +74,8 @@ class RunFolder:
     def open(self) -> None:
         """Create the folder and take its lock, which the system releases when the process ends, however it ends.
 
+        A killed process also leaves half of the checkpoint it was writing, under another name: it is removed.
+
         Raises:
             UserError: the folder cannot be written, or another process is at work in it.
         """
@@ -85,9 +87,17 @@ class RunFolder:
                 f"run folder {self.path}: {error.strerror}; choose another place with --runs_dir DIR"
             ) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by loader processes
         except OSError as error:
             raise UserError(f"run folder {self.path}: another process is running it; wait for it or stop it") from error
+        for half in self.checkpoint("last").parent.glob(".*.ckpt"):
+            half.unlink()
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def adopt_config(self, text: str) -> None:
         """Write `config.yaml` at the first start; at a later one, check that it asks for the same run.

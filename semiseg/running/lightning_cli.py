@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import uuid
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from semiseg.data import SegmentationDataModule
 from semiseg.errors import UserError
@@ -22,7 +24,7 @@ from semiseg.methods import SegmentationMethod
 from semiseg.running.callbacks import QuietProgress, SeedEachStep, StopAtNaN, ValidationPanels
 from semiseg.running.checkpoints import AtomicCheckpointIO, KeepBestAndLast, load_checkpoint
 from semiseg.running.folder import RunFolder, provenance
-from semiseg.running.loggers import MetricsCSV, wandb_logger
+from semiseg.running.loggers import MetricsCSV, finish_wandb, wandb_logger
 from semiseg.running.results import WriteResults
 
 
@@ -59,7 +61,7 @@ def run_lightning(args: list[str]) -> None:
         save_config_callback=None,
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        parser_kwargs={"exit_on_error": False, **parser_options},
+        parser_kwargs={"exit_on_error": False, "allow_abbrev": False, **parser_options},
         args=find_configs(args),
     )
 
@@ -76,17 +78,42 @@ def _arguments_of(folder: RunFolder) -> list[str]:
 
 
 def find_configs(args: list[str]) -> list[str]:
-    """Let `--config configs/data/glas.yaml` name a shipped file from any folder."""
+    """Let `--config configs/data/glas.yaml` name a shipped file from any folder; check that each file is YAML."""
     found = list(args)
-    for i, arg in enumerate(args[:-1]):
-        if arg in ("-c", "--config") and not Path(args[i + 1]).exists():
-            shipped = config_folder() / args[i + 1].removeprefix("configs/")
-            if not shipped.is_file():
+    for i, arg in enumerate(args):
+        name, equals, file = arg.partition("=")
+        if name in ("-c", "--config") and (equals or i + 1 < len(args)):
+            path = Path(file if equals else args[i + 1])
+            if not path.exists():
+                path = config_folder() / str(path).removeprefix("configs/")
+            if not path.exists():
                 raise UserError(
-                    f"--config {args[i + 1]}: no such file, here or among the shipped ones in {config_folder()}"
+                    f"--config {file or args[i + 1]}: no such file, here or among the shipped ones in {config_folder()}"
                 )
-            found[i + 1] = str(shipped)
+            read_config(path)
+            found[i if equals else i + 1] = f"{name}={path}" if equals else str(path)
     return found
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The options in a YAML file.
+
+    Raises:
+        UserError: it cannot be read, is not YAML or holds no options.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}; give a YAML file") from error
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise UserError(
+            f"--config {path}{line}: not valid YAML ({getattr(error, 'problem', None) or error}); correct it"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path}: holds no options; {config_folder()}/data/glas.yaml shows how one looks")
+    return content
 
 
 class SemisegCLI(LightningCLI):
@@ -101,7 +128,15 @@ class SemisegCLI(LightningCLI):
     def __init__(self, run: Path | None, checkpoint: str, **kwargs: Any) -> None:
         self.given_run = run
         self.checkpoint = checkpoint
-        super().__init__(**kwargs)
+        self.folder: RunFolder | None = None
+        failed = True
+        try:
+            super().__init__(**kwargs)
+            failed = False
+        finally:
+            finish_wandb(failed)
+            if self.folder is not None:
+                self.folder.close()
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -125,12 +160,25 @@ class SemisegCLI(LightningCLI):
             parser.link_arguments(f"data.{fact}", f"model.init_args.{fact}", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        """Check the budget; validate at least once in it."""
-        trainer = self.config[self.subcommand].trainer
+        """Check the budget; validate at least once in it; do without initial weights that are gone."""
+        config = self.config[self.subcommand]
+        trainer = config.trainer
         if trainer.max_steps <= 0:
             raise UserError("--trainer.max_steps is not set: the budget of a run is counted in optimiser steps")
+        for option in _OTHER_BUDGETS:
+            if trainer[option]:
+                raise UserError(
+                    f"--trainer.{option} is not for runs of semiseg; set their budget by --trainer.max_steps"
+                )
         if isinstance(trainer.val_check_interval, int):
             trainer.val_check_interval = min(trainer.val_check_interval, trainer.max_steps)
+        self.config_text = self._parser(self.subcommand).dump(config, skip_none=False)
+        network = config.model.init_args.get("network")
+        self.lost_weights = _weights_of(network)
+        if self.lost_weights and Path(self.lost_weights).expanduser().exists():
+            self.lost_weights = None
+        if self.lost_weights:  # needed at the first start only, which _open_folder sees to
+            network.init_args.weights = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The run's trainer: its folder, loggers, callbacks and checkpoint writer."""
@@ -149,7 +197,11 @@ class SemisegCLI(LightningCLI):
         return super().instantiate_trainer(
             **kwargs,
             default_root_dir=str(self.folder.path),
-            logger=[self.csv, *self._loggers(), *_listed(config.trainer.logger)],
+            logger=[
+                *([self.csv] if self.subcommand == "fit" else []),
+                *self._loggers(),
+                *_listed(config.trainer.logger),
+            ],
             callbacks=[*_listed(config.trainer.callbacks), *own],
             plugins=[*_listed(config.trainer.plugins), AtomicCheckpointIO()],
             use_distributed_sampler=False,  # the step sampler knows its rank
@@ -224,6 +276,7 @@ class SemisegCLI(LightningCLI):
         path = self.folder.checkpoint(self.checkpoint)
         load_checkpoint(path)
         self.config_init[self.subcommand].ckpt_path = str(path)
+        self.config_init[self.subcommand].verbose = self.subcommand == "validate"  # a test prints its own table
 
     before_validate = before_test
 

@@ -119,3 +119,10 @@ def wandb_logger(folder: Path, run_id: str, group: str, method: str, name: str) 
         resume="allow",
         log_model=False,
     )
+
+
+def finish_wandb(failed: bool) -> None:
+    """End this process's W&B run, so that the next run in it has one of its own."""
+    if wandb.run is not None:
+        with contextlib.suppress(Exception):  # a lost connection must not fail a run that is done
+            wandb.finish(exit_code=int(failed), quiet=True)

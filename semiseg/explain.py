@@ -1,0 +1,204 @@
+"""What jsonargparse reports about a configuration, in one line: the option, what is wrong and the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, get_args, get_type_hints
+
+_NO_DATA = "--data is missing: name a data set, such as --config configs/data/glas.yaml or --data Synthetic"
+_STEPS = re.compile(r"""Parser key "(?P<key>[\w.+]+)"|given class_path '(?P<owner>[\w.]+)'""")
+# What ends a report, in words that follow the place it is about.
+_REASON = re.compile(
+    r"Option '(?P<option>[^']+)' is not accepted"
+    r"|Group '(?P<group>[^']+)' does not accept option '(?P<member>[^']+)'"
+    r"|Subcommand '\w+' does not accept option '(?P<stray>[^']+)'"
+    r"|unrecognized arguments: (?P<argument>[^\s=]+)"
+    r"|arguments are required: (?P<required>[\w.]+)"
+    r"|argument (-c/)?(?P<empty>--[\w.]+): expected one argument"
+    r"|(?P<file>File does not exist|Path is not a file|Path is not readable): (?P<path>.+)"
+    r"|(?P<group_value>Unable to load config) '(?P<value>.*)'"
+    r"|Expected a dot import path string: (?P<name>\S+)"
+    r"|(?P<foreign>to be a subclass|not correspond to a subclass|has no attribute|No module named)"
+    r"|Expected an? (?P<type>(?!<class 'NoneType'>)(<class|typing\.)[^\n]*)"
+)
+_SET_ELSEWHERE = {"self", "params", "seed", "in_channels", "num_classes", "spatial_dims"}
+_NOUNS = {"SegmentationDataModule": "data set", "SegmentationMethod": "method", "LRScheduler": "schedule"}
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+
+
+def explain(report: str, args: Sequence[str] = ()) -> str:
+    """Jsonargparse's nested report in one line, with the option as it is typed on the command line.
+
+    Args:
+        report: text of the ArgumentError.
+        args: command line that it is about.
+    """
+    end = _REASON.search(report)
+    if end is None:
+        return " ".join(report.split())[:300]
+    place: list[str] = []
+    owner = ""  # path of the class whose options are read
+    for step in _STEPS.finditer(report, 0, end.start()):
+        place += [part for part in (step["key"] or "").strip("+").split(".") if part not in ("", "init_args")]
+        owner = step["owner"] or owner
+    key = "--" + ".".join(place)
+
+    if end["required"]:
+        of_base = end["required"] in ("data", "fit.data") or owner.endswith(".SegmentationDataModule")
+        return _NO_DATA if of_base else f"{key}.{end['required']} is missing: {owner.split('.')[-1]} needs it"
+    if end["empty"]:
+        # jsonargparse names the group; the user typed one of its options
+        last = next(
+            (a for a, b in zip(args, [*args[1:], "--"], strict=False) if _bare(a, b, end["empty"])), end["empty"]
+        )
+        return f"{last}: a value is missing after it"
+    if end["file"]:
+        return f"--{'.'.join(place) or 'config'} {end['path'].strip(chr(39))}: {end['file'].lower()}; correct the path"
+    if end["stray"] or (end["argument"] and not place):
+        stray = end["stray"] or end["argument"]
+        if end["argument"] and not stray.startswith("-"):
+            return f"{stray}: not understood here; every option starts with --"
+        stray = stray.removeprefix("--")
+        return f"--{stray}: no such option; {_near(stray, _top_level(args[0] if args else ''), '--')}"
+    if end["option"] == "class_path":
+        return f"{key}: in YAML the options of a class stand below init_args, beside class_path"
+    if option := end["option"] or end["member"] or end["argument"]:
+        *groups, name = (f"{end['group']}.{option}" if end["group"] else option).removeprefix("--").split(".")
+        inner = re.match(r"\. Got value: Namespace\(class_path='([\w.]+)'", report[end.end() :])
+        kind = _class(inner[1] if inner else owner) if not groups else _group(owner, groups[0])
+        prefix = ".".join([key, *groups, ""])
+        what = kind.__name__ if kind is not None else "it"
+        return f"{prefix}{name}: {what} has no such option; {_near(name, _options(kind), prefix)}"
+    if end["group_value"]:
+        kind = _group(owner, place[-1])
+        return f"{key} {end['value']}: set its options one by one: {', '.join(f'{key}.{o}' for o in _options(kind))}"
+    if end["name"] or end["foreign"]:
+        value = end["name"] or _wrong_class(report, owner)
+        bases = _classes(_root(place) if len(place) == 1 or place[0] == "trainer" else _hint(_class(owner), place[-1]))
+        near = _near(value.split(".")[-1], {kind.__name__ for base in bases for kind in _subclasses(base)})
+        if module := re.search(r"No module named '([\w.]+)'", report):
+            return f"{key} {value}: there is no Python module {module[1]}; put its folder on PYTHONPATH, or {near}"
+        noun = next((_NOUNS.get(base.__name__, base.__name__.lower()) for base in bases), "class")
+        return f"{key} {value}: no {noun} of that name; {near}"
+    return f"{key} {_wrong_type(report, end.start())}"
+
+
+def _bare(argument: str, following: str, group: str) -> bool:
+    return argument.startswith(group) and "=" not in argument and following.startswith("--")
+
+
+def _near(name: str, valid: Collection[str], prefix: str = "") -> str:
+    """The nearest valid name; else all of them, where they are few."""
+    lower = {v.lower(): v for v in sorted(valid, reverse=True)}
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    if near:
+        return f"did you mean {prefix}{lower[near[0]]}?"
+    if 0 < len(valid) <= 16:
+        return f"use one of {', '.join(sorted(valid))}"
+    return "semiseg fit --help lists what there is"
+
+
+def _wrong_class(report: str, owner: str) -> str:
+    """The class that was asked for, from the places where a report may mention it."""
+    if asked := re.search(r"Expected (?:a path but )?'?([\w.]+)'? (?:either|to be a subclass)", report):
+        return asked[1]
+    if missing := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", report):
+        return f"{missing[1]}.{missing[2]}"
+    return owner
+
+
+def _wrong_type(report: str, start: int) -> str:
+    """`VALUE: expected ...` from the alternatives that a report lists from `start` on."""
+    alternatives = re.split(r"\n\s*Given value type|\. Got value: ", report[start:])[0]
+    given = re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value|\n|$)", report[start:])
+    value = given[1] if given else ""
+    expected: list[str] = []
+    choices: list[str] = []
+    for kind, literal in re.findall(r"Expected an? (?:<class '([\w.]+)'>|typing\.Literal\[(.*)\])", alternatives):
+        choices += [choice.strip(" '\"") for choice in literal.split(",")] if literal else []
+        word = _TYPES.get(kind, "a list, such as [64,64]" if kind.endswith(("Sequence", "list", "Iterable")) else kind)
+        expected += [word] if word not in ("", "NoneType", *expected) else []
+    expected += [f"one of {', '.join(dict.fromkeys(choices))}"] if len(choices) > 1 else choices
+    near = difflib.get_close_matches(value, choices, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{value[:60]}: expected {' or '.join(expected) or 'another type'}{hint}"
+
+
+def _class(path: str) -> Any:
+    """The class of an import path, or None."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError):
+        return None
+
+
+def _group(owner: str, option: str) -> Any:
+    """The class whose options stand below an option of a class."""
+    return next(iter(_classes(_hint(_class(owner), option))), None)
+
+
+def _constructors(kind: Any) -> Iterator[Any]:
+    """The constructors that take a class's options: its own and, through **kwargs, its bases'."""
+    for base in inspect.getmro(kind) if inspect.isclass(kind) else ():
+        if "__init__" in vars(base) and base is not object:
+            yield vars(base)["__init__"]
+            if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(vars(base)["__init__"]).parameters.values()):
+                return
+
+
+def _options(kind: Any) -> list[str]:
+    """Options of a class, less those that the data or the seed set."""
+    parameters = [p for init in _constructors(kind) for p in inspect.signature(init).parameters.values()]
+    named = (p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
+    return [name for name in dict.fromkeys(named) if name not in _SET_ELSEWHERE]
+
+
+def _hint(kind: Any, option: str) -> Any:
+    """Type of a class's option, or None."""
+    for init in _constructors(kind):
+        if option in inspect.signature(init).parameters:
+            return get_type_hints(init).get(option)
+    return None
+
+
+def _classes(hint: Any) -> list[type]:
+    """The classes that an option of this type may name: of a callable, what it returns."""
+    if inspect.isclass(hint) and not get_args(hint):
+        return [] if hint is type(None) else [hint]
+    parts = get_args(hint)
+    inner = parts[-1:] if parts and isinstance(parts[0], list) else parts
+    return [kind for part in inner for kind in _classes(part)]
+
+
+def _subclasses(kind: type) -> Iterator[type]:
+    """All public classes below one."""
+    for below in kind.__subclasses__():
+        if not below.__name__.startswith("_"):
+            yield below
+        yield from _subclasses(below)
+
+
+def _root(place: Sequence[str]) -> Any:
+    """Type of an option of the command line itself."""
+    from lightning.pytorch import Trainer
+
+    from semiseg.data import SegmentationDataModule
+    from semiseg.methods import SegmentationMethod
+
+    if place[0] == "trainer":
+        return _hint(Trainer, place[-1]) if len(place) > 1 else Trainer
+    return {"data": SegmentationDataModule, "model": SegmentationMethod}.get(place[0])
+
+
+def _top_level(command: str) -> list[str]:
+    """Options of a command, in full."""
+    groups = ("data",) if command == "data" else ("data", "model", "trainer")
+    own = {"data": ("output", "count"), "test": ("run", "checkpoint"), "validate": ("run", "checkpoint")}
+    run = () if command == "data" else ("seed_everything", "runs_dir", "experiment", "method_name")
+    inner = (f"{group}.{option}" for group in groups for option in _options(_root([group])))
+    return ["config", *groups, *own.get(command, ()), *run, *inner]
