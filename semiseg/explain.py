@@ -1,4 +1,4 @@
-"""What jsonargparse reports about a configuration, in one line: the option, what is wrong and the nearest valid name."""
+"""Jsonargparse's report on a configuration in one line: the option, what is wrong and the nearest valid name."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from semiseg.data.base import SegmentationDataModule
 from semiseg.data.cases import Case
-from semiseg.data.io import Image, read_image, read_mask
+from semiseg.data.io import Image, read_image, read_mask, reading
 
 
 class ACDC(SegmentationDataModule):
@@ -41,7 +41,7 @@ class ACDC(SegmentationDataModule):
         cases = []
         for path in sorted(self.root.rglob("*.h5")):
             if match := re.fullmatch(r"(patient\d+)_frame\d+", path.stem):
-                with h5py.File(path, "r") as file:
+                with reading(path), h5py.File(path, "r") as file:
                     slices = file["image"].shape[0]
                 cases += [Case(f"{path.stem}_slice{z:02d}", match[1], path, path) for z in range(slices)]
         return cases

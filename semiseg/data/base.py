@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, wraps
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import lightning
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from semiseg.data.augmentation import Augmentation
-from semiseg.data.cache import ArrayCache
+from semiseg.data.cache import ArrayCache, file_state
 from semiseg.data.cases import Case
 from semiseg.data.datasets import EvaluationSet, TrainingSet, collate_evaluation, collate_training
 from semiseg.data.io import Axes, Image, read_mask
@@ -23,6 +24,21 @@ from semiseg.data.preprocessing import Preprocessing, resize_classes
 from semiseg.data.samplers import StepSampler
 from semiseg.data.splits import Split, make_split
 from semiseg.errors import UserError
+
+T = TypeVar("T")
+
+
+def _kept(method: Callable[[SegmentationDataModule, Case], T]) -> Callable[[SegmentationDataModule, Case], T]:
+    """Ask for a case once in a run, so that a step neither looks at files nor opens maps."""
+
+    @wraps(method)
+    def kept(self: SegmentationDataModule, case: Case) -> T:
+        key = (method.__name__, case.case)
+        if key not in self._arrays:
+            self._arrays[key] = method(self, case)
+        return self._arrays[key]
+
+    return kept
 
 
 class SegmentationDataModule(lightning.LightningDataModule):
@@ -106,7 +122,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         self.num_workers = num_workers
         self.cache = ArrayCache(cache_dir, cache_gb)
         self.seed = seed
-        self._arrays: dict[tuple[str, str], np.ndarray] = {}
+        self._arrays: dict[tuple[str, str], Any] = {}
 
     # What a data set says of itself
 
@@ -147,6 +163,9 @@ class SegmentationDataModule(lightning.LightningDataModule):
         cases = tuple(sorted(self.find_cases()))
         if not cases:
             raise UserError(f"--data.root {self.root}: no cases found; expected {self.layout}")
+        for one, other in pairwise(cases):
+            if one.case == other.case:
+                raise UserError(f"{other.image}: case {other.case} is there twice, also as {one.image}; remove one")
         return cases
 
     @cached_property
@@ -225,32 +244,45 @@ class SegmentationDataModule(lightning.LightningDataModule):
 
     # Decoded arrays, from the cache
 
+    @_kept
     def prepared_image(self, case: Case) -> np.ndarray:
         """The image (C, *S) on the network's grid, memory-mapped."""
         reader = self._preprocessing(self.in_channels)
         keys = ("spatial_dims", "in_channels", "image_size", "spacing", "h5_axes", "h5_spacing")
         preparation = {key: getattr(reader, key) for key in keys}
-        return self._cached("image", case, case.image, preparation, lambda: reader.prepare(self.read_image(case)))
 
+        def prepare() -> np.ndarray:
+            image = self.read_image(case)
+            try:
+                return reader.prepare(image)
+            except UserError as error:
+                raise UserError(f"{case.image}: {error}") from error
+
+        return self.cache.get(case.image, {"kind": "image", "case": case.case, **preparation}, prepare)
+
+    @_kept
     def prepared_mask(self, case: Case) -> np.ndarray:
         """The class map (*S) on the network's grid."""
-        native = self.native_mask(case)
-        grid = self.prepared_image(case).shape[1:]
-        preparation = {"grid": grid, **self._mask_rule}
-        return self._cached("grid-mask", case, _mask_file(case), preparation, lambda: resize_classes(native, grid))
+        native, grid = self.native_mask(case), self.prepared_image(case).shape[1:]
+        if native.shape == grid:
+            return native
+        preparation = {"kind": "grid-mask", "case": case.case, "grid": grid, **self._mask_rule}
+        return self.cache.get(_mask_file(case), preparation, lambda: resize_classes(native, grid))
 
+    @_kept
     def native_mask(self, case: Case) -> np.ndarray:
         """The class map (*S) at the image's own resolution."""
-        return self._cached("mask", case, _mask_file(case), self._mask_rule, lambda: self.read_classes(case))
+        mask, image = _mask_file(case), file_state(case.image)  # the mask was checked against this image's size
+        preparation = {"kind": "mask", "case": case.case, "image": image, **self._mask_rule}
+        return self.cache.get(mask, preparation, lambda: self.read_classes(case))
 
+    @_kept
     def spacing_of(self, case: Case) -> tuple[float, ...]:
         """Spacing per axis at the image's own resolution: mm where the file or the data set knows it, else pixels."""
         if self.spatial_dims == 2:
             return self.default_spacing or (1.0, 1.0)
-        own = self._cached(
-            "spacing", case, case.image, {"spacing": self.default_spacing, "axes": self.h5_axes},
-            lambda: np.array(self.read_image(case).spacing),
-        )  # fmt: skip
+        preparation = {"kind": "spacing", "spacing": self.default_spacing, "axes": self.h5_axes}
+        own = self.cache.get(case.image, preparation, lambda: np.array(self.read_image(case).spacing))
         return tuple(float(s) for s in own)
 
     def read_classes(self, case: Case) -> np.ndarray:
@@ -276,19 +308,18 @@ class SegmentationDataModule(lightning.LightningDataModule):
     def _mask_rule(self) -> dict[str, Any]:
         return {"rule": type(self).__qualname__, "values": self.class_values, "axes": self.h5_axes}
 
-    def _cached(self, kind: str, case: Case, source: Path, preparation: dict[str, Any], build: Any) -> np.ndarray:
-        key = (kind, case.case)
-        if key not in self._arrays:
-            self._arrays[key] = self.cache.get(source, {"kind": kind, "case": case.case, **preparation}, build)
-        return self._arrays[key]
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the trainer and the open maps: what a loader process that is not forked gets."""
+        return {**self.__dict__, "trainer": None, "_arrays": {}}
 
     # Lightning
 
     def prepare_data(self) -> None:
         """Decode what the run needs into the cache; every problem of a needed file shows here, before training."""
+        training = [*self.part("labeled"), *self.part("unlabeled")]
+        held_out = [*self.part("validation"), *self.part("test")]
+        self._preprocessing(self.in_channels)  # found once, not by every thread
         with ThreadPoolExecutor(4) as pool:
-            training = [*self.part("labeled"), *self.part("unlabeled")]
-            held_out = [*self.part("validation"), *self.part("test")]
             for _ in pool.map(self.prepared_image, [*training, *held_out]):
                 pass
             for _ in pool.map(self.prepared_mask, self.part("labeled")):
@@ -296,10 +327,12 @@ class SegmentationDataModule(lightning.LightningDataModule):
             for _ in pool.map(self.native_mask, held_out):
                 pass
         self.cache.trim()
+        shapes = {case: self.prepared_image(case).shape[1:] for case in training}
         if self.patch_size is None:
+            if len(set(shapes.values())) > 1 and max(self.batch_size, self.unlabeled_batch_size) > 1:
+                raise UserError(f"{self.root}: images differ in size; set --data.image_size or --data.patch_size")
             return
-        for case in training:
-            shape = self.prepared_image(case).shape[1:]
+        for case, shape in shapes.items():
             if any(n < p for n, p in zip(shape, self.patch_size, strict=True)):
                 raise UserError(
                     f"{case.image}: volume {_size(shape)} is smaller than --data.patch_size {_size(self.patch_size)}; "
@@ -332,18 +365,19 @@ class SegmentationDataModule(lightning.LightningDataModule):
         return {stream: self.part(stream) for stream in wanted}
 
     def train_dataloader(self) -> Any:
-        """Batches from the trainer's present step to its last one."""
+        """Batches from the trainer's present step to its last one (times the batches that it accumulates)."""
         trainer = self.trainer
         assert trainer is not None
         if trainer.max_steps <= 0:
             raise UserError("--trainer.max_steps is not set: the budget of a run is counted in optimiser steps")
         streams = self._streams
+        turns = trainer.accumulate_grad_batches  # batches of an optimiser step
         sampler = StepSampler(
             sizes={stream: len(cases) for stream, cases in streams.items()},
             batch_sizes={"labeled": self.batch_size, "unlabeled": self.unlabeled_batch_size},
             seed=self.seed,
-            start=trainer.global_step,
-            stop=trainer.max_steps,
+            start=trainer.global_step * turns,
+            stop=trainer.max_steps * turns,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )

@@ -22,6 +22,12 @@ def default_directory() -> Path:
     return Path(os.environ.get("SEMISEG_CACHE") or Path.home() / ".cache" / "semiseg")
 
 
+def file_state(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and modification time of a file, or of every file in a folder: another state is another content."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
 class ArrayCache:
     """A folder of `.npy` files, each named by a hash of its source file's state and of how it was prepared.
 
@@ -40,9 +46,8 @@ class ArrayCache:
 
     def key(self, source: Path, preparation: dict[str, Any]) -> str:
         """The entry's name for a source file (or folder) as it is on disk now, prepared as described."""
-        stat = source.stat()
-        state = [str(source.resolve()), stat.st_size, stat.st_mtime_ns, preparation]
-        return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()[:32]
+        entry = [file_state(source), preparation]
+        return hashlib.sha256(json.dumps(entry, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
     def get(self, source: Path, preparation: dict[str, Any], build: Callable[[], np.ndarray]) -> np.ndarray:
         """The memory-mapped entry; `build` makes the array if there is none.
@@ -51,9 +56,10 @@ class ArrayCache:
             UserError: the folder cannot be written, or the disk is full.
         """
         path = self.directory / f"{self.key(source, preparation)}.npy"
-        with contextlib.suppress(FileNotFoundError, ValueError, EOFError):  # absent, or cut short by a full disk
+        with contextlib.suppress(OSError, ValueError, EOFError):  # absent, or cut short by a full disk
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-            os.utime(path)
+            with contextlib.suppress(OSError):  # another user's
+                os.utime(path)
             return array
         array = build()
         try:

@@ -115,8 +115,10 @@ class Folder(SegmentationDataModule):
             raise UserError(f"{path}, line {number}: case and image must not be empty")
         image, mask = self.root / values["image"], self.root / values["mask"] if values["mask"] else None
         for file in (image, mask):
-            if file is not None and not (file.exists() and is_image(file)):
-                raise UserError(f"{path}, line {number}: {file} does not exist or is of an unknown format")
+            if file is not None and file.exists() and not is_image(file):
+                raise UserError(f"{path}, line {number}: {file} is of an unknown format")
+        if not image.exists():  # a missing mask matters, and is reported, only where the run needs it
+            raise UserError(f"{path}, line {number}: {image} does not exist")
         return Case(values["case"], values["patient"] or values["case"], image, mask)
 
     # Classes
@@ -153,7 +155,7 @@ class Folder(SegmentationDataModule):
     def to_classes(self, mask: np.ndarray) -> np.ndarray:
         """By `mask_values`."""
         if self.mask_values == "foreground":
-            return super().to_classes(mask)
+            return (mask if mask.ndim == self.spatial_dims else mask.max(-1)) > 0
         colours = isinstance(self.class_values[0], tuple)
         if colours and mask.ndim == self.spatial_dims:
             mask = np.repeat(mask[..., None], 3, axis=-1)

@@ -10,6 +10,7 @@ from typing import Any
 
 from semiseg.data.base import SegmentationDataModule
 from semiseg.data.cases import Case
+from semiseg.data.io import reading
 
 
 class GlaS(SegmentationDataModule):
@@ -53,6 +54,6 @@ def _read_grades(path: Path) -> dict[str, tuple[str, str]]:
     """Image name to (patient, grade)."""
     if not path.exists():
         return {}
-    with path.open(newline="") as file:
+    with reading(path), path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file, skipinitialspace=True)
         return {row["name"].strip(): (row["patient ID"].strip(), row["grade (GlaS)"].strip()) for row in rows}

@@ -19,7 +19,6 @@ import numpy as np
 import SimpleITK as sitk
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 
 from semiseg.errors import UserError
 from semiseg.files import atomic_path
@@ -32,16 +31,6 @@ ITK = (".nrrd", ".mha", ".mhd")
 H5 = (".h5", ".hdf5")
 Axes = Literal["xyz", "zyx"]
 _RAS = nib.orientations.axcodes2ornt("RAS")
-_READ_ERRORS = (
-    OSError,
-    UnidentifiedImageError,
-    Pillow.DecompressionBombError,
-    nib.filebasedimages.ImageFileError,
-    ValueError,
-    RuntimeError,
-    EOFError,
-    SyntaxError,  # Pillow's for a broken PNG
-)
 _LABEL_KEYS = ("label", "mask", "labels")
 
 
@@ -92,19 +81,23 @@ def read_image(path: Path, h5_axes: Axes = "xyz", h5_spacing: Sequence[float] | 
         h5_spacing: spacing in (x, y, z) order of an HDF5 file without a `spacing` attribute; 1 if not given.
 
     Raises:
-        UserError: the file is missing, truncated, unreadable or of an unknown kind.
+        UserError: the file is missing, truncated, unreadable, of an unknown kind, or holds NaN.
     """
-    with _naming(path):
+    with reading(path):
         suffix = suffix_of(path)
         if suffix in PICTURES:
-            return _read_picture(path)
-        if suffix in NIFTI:
-            return _read_nifti(path)
-        if suffix in H5:
-            return _read_h5(path, h5_axes, h5_spacing)
-        if suffix in ITK or path.is_dir():
-            return _read_itk(path)
-        raise UserError(f"{path}: unknown image format; use PNG, JPEG, TIFF, BMP, NIfTI, NRRD, MHA, h5 or DICOM")
+            image = _read_picture(path)
+        elif suffix in NIFTI:
+            image = _read_nifti(path)
+        elif suffix in H5:
+            image = _read_h5(path, h5_axes, h5_spacing)
+        elif suffix in ITK or path.is_dir():
+            image = _read_itk(path)
+        else:
+            raise UserError(f"{path}: unknown image format; use PNG, JPEG, TIFF, BMP, NIfTI, NRRD, MHA, h5 or DICOM")
+        if not np.isfinite(image.array).all():
+            raise UserError(f"{path}: holds values that are not numbers (NaN or infinite); repair or remove it")
+        return image
 
 
 def read_mask(path: Path, h5_axes: Axes = "xyz", h5_key: str | None = None) -> np.ndarray:
@@ -118,7 +111,7 @@ def read_mask(path: Path, h5_axes: Axes = "xyz", h5_key: str | None = None) -> n
     Raises:
         UserError: as for `read_image`.
     """
-    with _naming(path):
+    with reading(path):
         suffix = suffix_of(path)
         if suffix in PICTURES:
             with Pillow.open(path) as picture:
@@ -139,8 +132,8 @@ def read_mask(path: Path, h5_axes: Axes = "xyz", h5_key: str | None = None) -> n
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises into one line that names the file."""
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a reader raises (each library has errors of its own) into one line that names the file."""
     if not path.exists():
         raise UserError(f"{path}: no such file; restore it or remove the case")
     try:
@@ -151,7 +144,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: no permission to read it") from error
     except KeyError as error:
         raise UserError(f"{path}: the file lacks what is needed: {' '.join(str(error.args[0]).split())}") from error
-    except _READ_ERRORS as error:
+    except Exception as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(
             f"{path}: cannot be read, truncated or not an image ({reason}); replace or remove it"
@@ -188,11 +181,12 @@ def _read_nifti(path: Path) -> Image:
 
     def write(classes: np.ndarray, target: Path) -> None:
         back = apply_orientation(classes, ornt_transform(_RAS, io_orientation(file.affine)))
-        header = nib.Nifti1Header()
-        header.set_xyzt_units(*file.header.get_xyzt_units())
-        mask = nib.Nifti1Image(back, file.affine, header)
-        mask.set_sform(file.affine, int(file.header["sform_code"]) or 1)
-        mask.set_qform(file.header.get_qform(), int(file.header["qform_code"]))
+        header = file.header.copy()  # keeps both affines and their codes to the bit
+        header.set_data_dtype(back.dtype)
+        header.set_slope_inter(1, 0)
+        header.set_intent("none")
+        header["cal_min"] = header["cal_max"] = 0
+        mask = type(file)(back, file.affine, header)
         with atomic_path(target) as temporary:
             nib.save(mask, temporary)
 
@@ -230,7 +224,8 @@ def _read_itk(path: Path) -> Image:
         with atomic_path(target) as temporary:
             sitk.WriteImage(mask, str(temporary), True)
 
-    return Image(array, tuple(turned.GetSpacing()), suffix_of(path) or ".nii.gz", write)
+    suffix = {"": ".nii.gz", ".mhd": ".mha"}.get(suffix_of(path), suffix_of(path))  # one file, not two
+    return Image(array, tuple(turned.GetSpacing()), suffix, write)
 
 
 def _from_h5(stored: np.ndarray, axes: Axes) -> np.ndarray:

@@ -66,8 +66,6 @@ class Preprocessing:
             raise UserError(
                 f"{path}: is a {image.array.ndim - 1}D image; {self.spatial_dims}D images are expected here"
             )
-        if not np.isfinite(image.array).all():
-            raise UserError(f"{path}: holds values that are not numbers (NaN or infinite); repair or remove it")
         return image
 
     def grid(self, image: Image) -> tuple[int, ...]:

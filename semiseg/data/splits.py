@@ -95,8 +95,10 @@ def make_split(
             part = "test"
         else:
             part = "labeled" if case.patient in labeled and case.mask is not None else "unlabeled"
-        if case.mask is None and (part != "unlabeled" or case.patient in held_out):
-            continue  # no mask to be scored with, and of a held-out patient: of no use to either side
+        if case.mask is None and part != "unlabeled":
+            continue  # nothing to be scored with
+        if part == "unlabeled" and case.patient in held_out and (case.mask is None or case.official is None):
+            continue  # not the publisher's choice to train on this patient, so not ours
         parts[part].append(case.case)
 
     patient = {case.case: case.patient for case in cases}

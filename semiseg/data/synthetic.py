@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from semiseg.data.cache import default_directory
 from semiseg.data.folder import Folder
 from semiseg.data.layouts import write_folder
+from semiseg.errors import UserError
 
 
 class Synthetic(Folder):
@@ -62,11 +62,17 @@ class Synthetic(Folder):
         folder: Path, num_cases: int, size: tuple[int, ...], num_classes: int, unlabeled: int, seed: int
     ) -> None:
         """Write beside and rename, so that of two processes one wins and neither sees half a set."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder.parent))
+        beside = None
         try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(dir=folder.parent))
             write_folder(beside, num_cases, len(size), size, num_classes, unlabeled=unlabeled, seed=seed)
-            with contextlib.suppress(OSError):  # the other process was first
-                beside.rename(folder)
+            beside.rename(folder)
+        except OSError as error:
+            if not (folder / "images").is_dir():  # else the other process was first
+                raise UserError(
+                    f"{folder}: cannot be written ({error.strerror}); choose another --data.root"
+                ) from error
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            if beside is not None:
+                shutil.rmtree(beside, ignore_errors=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
+import signal
 import sys
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,15 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from semiseg.data import SegmentationDataModule
 from semiseg.errors import UserError
 from semiseg.methods import SegmentationMethod
+from semiseg.networks.weights import load_weights
 from semiseg.running.callbacks import QuietProgress, SeedEachStep, StopAtNaN, ValidationPanels
 from semiseg.running.checkpoints import AtomicCheckpointIO, KeepBestAndLast, load_checkpoint
 from semiseg.running.folder import RunFolder, provenance
 from semiseg.running.loggers import MetricsCSV, finish_wandb, wandb_logger
 from semiseg.running.results import WriteResults
+
+# Options of Lightning's trainer that would end or repeat the one long epoch of a run before its budget.
+_OTHER_BUDGETS = ("max_epochs", "limit_train_batches", "overfit_batches", "fast_dev_run")
 
 
 def config_folder() -> Path:
@@ -71,8 +77,7 @@ def _arguments_of(folder: RunFolder) -> list[str]:
     if not folder.config.is_file():
         raise UserError(f"--run {folder.path}: holds no config.yaml; give the folder of a run that `semiseg fit` made")
     arguments = ["--config", str(folder.config)]
-    network = yaml.safe_load(folder.config.read_text())["model"]["init_args"].get("network")
-    if isinstance(network, dict) and network.get("init_args", {}).get("weights"):
+    if _weights_of(yaml.safe_load(folder.config.read_text())["model"]):
         arguments += ["--model.network.init_args.weights", "null"]
     return arguments
 
@@ -128,15 +133,9 @@ class SemisegCLI(LightningCLI):
     def __init__(self, run: Path | None, checkpoint: str, **kwargs: Any) -> None:
         self.given_run = run
         self.checkpoint = checkpoint
-        self.folder: RunFolder | None = None
-        failed = True
-        try:
+        with contextlib.ExitStack() as self.at_exit:
+            self.at_exit.push(lambda failure, *_: finish_wandb(failure is not None))
             super().__init__(**kwargs)
-            failed = False
-        finally:
-            finish_wandb(failed)
-            if self.folder is not None:
-                self.folder.close()
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -173,23 +172,27 @@ class SemisegCLI(LightningCLI):
         if isinstance(trainer.val_check_interval, int):
             trainer.val_check_interval = min(trainer.val_check_interval, trainer.max_steps)
         self.config_text = self._parser(self.subcommand).dump(config, skip_none=False)
-        network = config.model.init_args.get("network")
-        self.lost_weights = _weights_of(network)
-        if self.lost_weights and Path(self.lost_weights).expanduser().exists():
-            self.lost_weights = None
-        if self.lost_weights:  # needed at the first start only, which _open_folder sees to
-            network.init_args.weights = None
+        weights = _weights_of(config.model)
+        self.lost_weights = weights if weights and not Path(weights).expanduser().exists() else None
+        if self.lost_weights:  # _open_folder complains unless the run has a checkpoint already
+            config.model.init_args.network.init_args.weights = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The run's trainer: its folder, loggers, callbacks and checkpoint writer."""
         config = self.config_init[self.subcommand]
         self.folder = self._open_folder()
-        self.csv = MetricsCSV(self.folder.path / "metrics.csv")
+        loggers: list[Logger] = []
         quiet = config.trainer.enable_progress_bar is False or not sys.stderr.isatty()
         own: list[Callback] = [SeedEachStep(int(config.seed_everything)), StopAtNaN(self.folder)]
         own += [QuietProgress()] if quiet else [RichProgressBar(leave=True)]
         if self.subcommand == "fit":
-            own += [LearningRateMonitor("step"), ValidationPanels(self.folder), KeepBestAndLast(self.folder)]
+            self.csv = MetricsCSV(self.folder.path / "metrics.csv")
+            self.keeper = KeepBestAndLast(self.folder)
+            loggers += [self.csv]
+            own += [LearningRateMonitor("step"), ValidationPanels(self.folder), self.keeper]
+            if isinstance(config.trainer.val_check_interval, int):  # Lightning counts batches, we count steps
+                interval = config.trainer.val_check_interval * config.trainer.accumulate_grad_batches
+                kwargs.update(val_check_interval=interval)
         else:
             kwargs.update(devices=1, num_nodes=1, strategy="auto")  # so that every case is scored exactly once
             if self.subcommand == "test":
@@ -197,11 +200,7 @@ class SemisegCLI(LightningCLI):
         return super().instantiate_trainer(
             **kwargs,
             default_root_dir=str(self.folder.path),
-            logger=[
-                *([self.csv] if self.subcommand == "fit" else []),
-                *self._loggers(),
-                *_listed(config.trainer.logger),
-            ],
+            logger=[*loggers, *self._loggers(), *_listed(config.trainer.logger)],
             callbacks=[*_listed(config.trainer.callbacks), *own],
             plugins=[*_listed(config.trainer.plugins), AtomicCheckpointIO()],
             use_distributed_sampler=False,  # the step sampler knows its rank
@@ -221,13 +220,16 @@ class SemisegCLI(LightningCLI):
         parts = (config.experiment, data.dataset_name, method, f"labeled-{labeled}")
         folder = RunFolder(Path(config.runs_dir, *parts, f"fold-{data.fold}-seed-{config.seed_everything}"))
         if _rank() == 0:
+            self.at_exit.callback(folder.close)
             folder.open()
-            text = self._parser(self.subcommand).dump(config, skip_none=False)
-            folder.adopt_config(text)
+            folder.adopt_config(self.config_text)
             folder.adopt_split(data.split_text())
-            if folder.status.get("state") == "done":
-                print(f"done already: {folder.path}\nnext: semiseg test --run {folder.path}")
-                raise SystemExit(0)
+        if folder.status.get("state") == "done":
+            rank_zero_only(print)(f"done already: {folder.path}\nnext: semiseg test --run {folder.path}")
+            raise SystemExit(0)
+        if self.lost_weights and not folder.checkpoint("last").exists():
+            load_weights(self.model.network, self.lost_weights)  # says what is wrong
+        if _rank() == 0:
             defaults = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:8]}
             folder.update_status(**{**defaults, **folder.status, "state": "running", "error": None, **provenance()})
         return folder
@@ -247,11 +249,12 @@ class SemisegCLI(LightningCLI):
             step = load_checkpoint(last)["global_step"]
             self.csv.forget_after(step)
             self.config_init["fit"].ckpt_path = str(last)
-            print(f"going on from step {step}: {self.folder.path}", flush=True)
+            rank_zero_only(print)(f"going on from step {step}: {self.folder.path}", flush=True)
         else:
             self.csv.forget_after(0)
             counts = {name: len(self.datamodule.part(name)) for name in ("labeled", "unlabeled", "validation", "test")}
-            print(f"{self.folder.path}\n" + ", ".join(f"{n} {name}" for name, n in counts.items()), flush=True)
+            facts = ", ".join(f"{n} {name}" for name, n in counts.items())
+            rank_zero_only(print)(f"{self.folder.path}\n{facts}", flush=True)
 
     def fit(self, **kwargs: Any) -> None:
         """Train, and keep in `status.json` how it ended."""
@@ -259,16 +262,21 @@ class SemisegCLI(LightningCLI):
         facts = {"split_hash": self.datamodule.partition.hash, **provenance(), **self.names}
         for logger in self.trainer.loggers:
             logger.log_hyperparams({**config, **facts})
-        start = time.monotonic()
         try:
             self.trainer.fit(**kwargs)
-        except UserError as error:
+        except BaseException as error:
+            stopped = isinstance(error, SystemExit)  # Lightning exits at Ctrl-C and SIGTERM
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             if _rank() == 0:
-                self.folder.update_status(state="failed", error=str(error))
+                with contextlib.suppress(UserError):  # the disk may be full
+                    self.folder.update_status(state="failed", error="interrupted" if stopped else reason)
+            if isinstance(error, SIGTERMException):
+                raise SystemExit(128 + signal.SIGTERM) from error
+            if stopped:
+                raise KeyboardInterrupt from error
             raise
         if self.trainer.is_global_zero:
-            seconds = self.folder.status.get("seconds", 0.0) + time.monotonic() - start
-            self.folder.update_status(state="done", step=self.trainer.global_step, seconds=round(seconds, 1))
+            self.folder.update_status(state="done", **self.keeper.progress(self.trainer))
             print(f"done: {self.folder.path}\nnext: semiseg test --run {self.folder.path}")
 
     def before_test(self) -> None:
@@ -279,6 +287,12 @@ class SemisegCLI(LightningCLI):
         self.config_init[self.subcommand].verbose = self.subcommand == "validate"  # a test prints its own table
 
     before_validate = before_test
+
+
+def _weights_of(model: Mapping[str, Any]) -> str | None:
+    """The file of initial weights that a model's options name."""
+    network = model["init_args"].get("network")
+    return network.get("init_args", {}).get("weights") if network and not isinstance(network, str) else None
 
 
 def _rank() -> int:

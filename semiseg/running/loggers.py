@@ -7,6 +7,7 @@ import csv
 import os
 import socket
 from collections.abc import Mapping
+from netrc import netrc
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -87,7 +88,8 @@ def wandb_mode() -> str:
     with contextlib.suppress(Exception):  # a broken configuration must not stop a run
         settings = wandb.setup().settings
         url = urlparse(settings.base_url)
-        if wandb.api.api_key and url.hostname:
+        key = os.environ.get("WANDB_API_KEY") or settings.api_key or netrc(os.environ.get("NETRC")).hosts[url.netloc]
+        if key and url.hostname:
             port = url.port or (443 if url.scheme == "https" else 80)
             with socket.create_connection((url.hostname, port), timeout=3):
                 return "online"
@@ -107,7 +109,6 @@ def wandb_logger(folder: Path, run_id: str, group: str, method: str, name: str) 
     mode = wandb_mode()
     if mode == "disabled":
         return None
-    os.environ["WANDB_MODE"] = mode
     os.environ.setdefault("WANDB_SILENT", "true")
     return WandbLogger(
         project=os.environ.get("WANDB_PROJECT", "semiseg"),
@@ -117,6 +118,7 @@ def wandb_logger(folder: Path, run_id: str, group: str, method: str, name: str) 
         job_type=method,
         name=name,
         resume="allow",
+        mode=mode,
         log_model=False,
     )
 
@@ -125,4 +127,4 @@ def finish_wandb(failed: bool) -> None:
     """End this process's W&B run, so that the next run in it has one of its own."""
     if wandb.run is not None:
         with contextlib.suppress(Exception):  # a lost connection must not fail a run that is done
-            wandb.finish(exit_code=int(failed), quiet=True)
+            wandb.finish(exit_code=int(failed))
