@@ -27,7 +27,7 @@ lint: install  ## check style and types
 	$(BIN)/mypy
 
 bench: install  ## measure speed: ratios against a bare PyTorch loop
-	$(BIN)/python -m tests.benchmarks.step_time
+	$(BIN)/python -m tests.benchmarks.step_time $(STEPS)
 
 clean:  ## remove .venv, caches and build files; runs stay
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

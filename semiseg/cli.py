@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 import sys
 import warnings
 from argparse import ArgumentError
@@ -30,20 +31,38 @@ def main(args: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if args is None else args)
     try:
         return _dispatch(args)
-    except UserError as error:
-        return _complain(error, str(error))
-    except ArgumentError as error:
-        from semiseg.explain import explain
-
-        return _complain(error, explain(str(error), args))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt as error:
         return _complain(error, "interrupted; the same command goes on from the last checkpoint", code=130)
-    except OSError as error:
-        if error.strerror is None:
+    except Exception as error:
+        message = _message(error, args)
+        if message is None:
             raise
-        return _complain(error, f"{error.filename or 'operating system'}: {error.strerror}")
+        return _complain(error, message)
+
+
+def _message(error: Exception, args: Sequence[str]) -> str | None:
+    """What a user can do about an error, or None where it is a bug."""
+    cause: BaseException | None = error
+    while cause is not None:  # the parser and loader processes wrap what a constructor or a reader says
+        if isinstance(cause, UserError):
+            return str(cause).rpartition("UserError: ")[2]
+        if isinstance(cause, ArgumentError):
+            from semiseg.explain import explain
+
+            return explain(str(cause), args)
+        cause = cause.__cause__
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", text, re.IGNORECASE):
+        return f"out of memory ({text[:120]}); lower --data.batch_size, --data.image_size or --data.patch_size"
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's, about the options of its trainer
+        return f"--trainer: {text[:300]}"
+    if made := re.match("Does not validate against any .*? Errors: - (.*?) - Expected .*?class_path='([^']+)'", text):
+        return f"the options of {made[2].split('.')[-1]} do not work: {made[1]}; SEMISEG_TRACEBACK=1 shows where"
+    if isinstance(error, OSError) and error.strerror is not None:
+        return f"{error.filename or 'operating system'}: {error.strerror}"
+    return None
 
 
 def _dispatch(args: list[str]) -> int:

@@ -37,7 +37,8 @@ def explain(report: str, args: Sequence[str] = ()) -> str:
         report: text of the ArgumentError.
         args: command line that it is about.
     """
-    end = _REASON.search(report)
+    ends = list(_REASON.finditer(report))
+    end = next((e for e in ends if "'list'" not in (e["type"] or "")), ends[0] if ends else None)  # or one thing alone
     if end is None:
         return " ".join(report.split())[:300]
     place: list[str] = []
@@ -177,6 +178,7 @@ def _classes(hint: Any) -> list[type]:
 
 def _subclasses(kind: type) -> Iterator[type]:
     """All public classes below one."""
+    below: type
     for below in kind.__subclasses__():
         if not below.__name__.startswith("_"):
             yield below

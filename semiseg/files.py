@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from semiseg.errors import UserError
+
+
+def import_from_here() -> None:
+    """Let class paths name the user's own files in the current directory, as `python -m` does; ours come first."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
 
 
 @contextmanager
@@ -30,7 +37,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp makes it private
         os.replace(temporary, target)
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror or error}); nothing was left there") from error
+        raise UserError(
+            f"{target}: cannot be written ({error.strerror or error}); make room or choose another folder; nothing was "
+            "left half-written"
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

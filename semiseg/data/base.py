@@ -370,6 +370,8 @@ class SegmentationDataModule(lightning.LightningDataModule):
         assert trainer is not None
         if trainer.max_steps <= 0:
             raise UserError("--trainer.max_steps is not set: the budget of a run is counted in optimiser steps")
+        if min(self.batch_size, self.unlabeled_batch_size) < 1:
+            raise UserError("--data.batch_size: at least 1 image per step is needed")
         streams = self._streams
         turns = trainer.accumulate_grad_batches  # batches of an optimiser step
         sampler = StepSampler(

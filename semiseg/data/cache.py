@@ -24,8 +24,11 @@ def default_directory() -> Path:
 
 def file_state(path: Path) -> list[tuple[str, int, int]]:
     """Name, size and modification time of a file, or of every file in a folder: another state is another content."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be found ({error.strerror}); restore it or remove the case") from error
 
 
 class ArrayCache:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.table import Table
 from semiseg.data.base import SegmentationDataModule
 from semiseg.data.cache import ArrayCache
 from semiseg.data.cases import Case
-from semiseg.errors import UserError
+from semiseg.errors import OneLineParser, UserError
 from semiseg.evaluation.panels import case_panel, contact_sheet, save_png
 from semiseg.files import atomic_path
 
@@ -149,7 +148,7 @@ def _split(data: SegmentationDataModule, output: Path) -> None:
 
 
 def _cache(args: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser("semiseg data cache", description="Size of the cache of decoded images.")
+    parser = OneLineParser("semiseg data cache", description="Size of the cache of decoded images.")
     parser.add_argument("--clear", action="store_true", help="remove all of it; it is rebuilt when needed")
     parser.add_argument("--cache_dir", help="default: $SEMISEG_CACHE or ~/.cache/semiseg")
     options = parser.parse_args(args)

@@ -171,10 +171,10 @@ def _read_picture(path: Path) -> Image:
 
 def _read_nifti(path: Path) -> Image:
     file: Any = nib.load(path)
+    if len(file.shape) not in (3, 4):
+        raise UserError(f"{path}: has {len(file.shape)} axes; a volume has 3, or 4 with channels last")
     turn = ornt_transform(io_orientation(file.affine), _RAS)
     data = apply_orientation(np.asanyarray(file.dataobj), turn)
-    if data.ndim not in (3, 4):
-        raise UserError(f"{path}: has {data.ndim} axes; a volume has 3, or 4 with channels last")
     array = np.moveaxis(data, -1, 0) if data.ndim == 4 else data[None]
     zooms = nib.affines.voxel_sizes(file.affine)
     spacing = tuple(float(zooms[int(axis)]) for axis in np.argsort(turn[:3, 0]))
@@ -183,7 +183,6 @@ def _read_nifti(path: Path) -> Image:
         back = apply_orientation(classes, ornt_transform(_RAS, io_orientation(file.affine)))
         header = file.header.copy()  # keeps both affines and their codes to the bit
         header.set_data_dtype(back.dtype)
-        header.set_slope_inter(1, 0)
         header.set_intent("none")
         header["cal_min"] = header["cal_max"] = 0
         mask = type(file)(back, file.affine, header)

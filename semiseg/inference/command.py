@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from semiseg.data.io import Image, find_images, is_image, stem_of
-from semiseg.errors import UserError
+from semiseg.errors import OneLineParser, UserError
 from semiseg.evaluation.panels import case_panel, overlay, save_png
 from semiseg.inference.predictor import Prediction, Predictor
 
@@ -21,7 +19,7 @@ def predict_command(args: Sequence[str]) -> None:
     Raises:
         UserError: nothing to do, outputs that would clash, or, at the end, images that failed.
     """
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         "semiseg predict",
         description="Segment images with a trained checkpoint. Masks have the size, spacing, origin and direction of "
         "their image and the format of its file (PNG for JPEG and BMP, NIfTI for DICOM).",
@@ -41,6 +39,10 @@ def predict_command(args: Sequence[str]) -> None:
     images = _collect(options.inputs)
     _refuse_clashes(images, options.output)
     predictor = Predictor(options.checkpoint, options.device, options.trust)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {options.output}: {error.strerror}; choose a folder that can be written") from error
     failed: list[str] = []
     for number, path in enumerate(images, start=1):
         try:
@@ -53,7 +55,7 @@ def predict_command(args: Sequence[str]) -> None:
                 _write_probabilities(prediction, predictor.preprocessing.class_names, options.output, stem_of(path))
         except UserError as error:
             failed.append(str(error))
-            print(f"{number}/{len(images)} {path} FAILED: {error}", file=sys.stderr)
+            print(f"{number}/{len(images)} {path} FAILED: {error}", flush=True)
         else:
             print(f"{number}/{len(images)} {path} -> {target}", flush=True)
     if failed:

@@ -13,6 +13,7 @@ import torch
 from semiseg.data.io import Image
 from semiseg.data.preprocessing import Preprocessing, resize_logits
 from semiseg.errors import UserError
+from semiseg.files import import_from_here
 from semiseg.methods import SegmentationMethod
 from semiseg.running.checkpoints import load_checkpoint
 
@@ -51,7 +52,10 @@ class Predictor:
             )
         for path in foreign:
             _import(path, checkpoint)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            self.device = torch.empty(0, device=device or ("cuda" if torch.cuda.is_available() else "cpu")).device
+        except (RuntimeError, AssertionError) as error:  # unknown, or not in this machine
+            raise UserError(f"--device {device}: {str(error).splitlines()[0][:120]}; use cpu or cuda") from error
         try:
             method = SegmentationMethod.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:  # the classes that it names have changed since
@@ -93,6 +97,7 @@ def _foreign_classes(hyper_parameters: Any) -> Iterator[str]:
 
 
 def _import(path: str, checkpoint: Path) -> None:
+    import_from_here()
     try:
         __import__(path.rpartition(".")[0])
     except ImportError as error:

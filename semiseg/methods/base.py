@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from semiseg import losses
 from semiseg.components.schedules import WarmupPoly
 from semiseg.data.preprocessing import Preprocessing, resize_logits
+from semiseg.errors import UserError
 from semiseg.evaluation.cases import CaseTable
 from semiseg.evaluation.metrics import case_metrics
 from semiseg.inference.window import whole_image
@@ -83,7 +84,10 @@ class SegmentationMethod(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimiser over everything that learns, its schedule stepped with it."""
-        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        try:
+            optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        except ValueError as error:  # torch's, such as a negative learning rate
+            raise UserError(f"--model.optimizer: {error}") from error
         schedule = self.make_schedule(optimizer, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -102,8 +106,11 @@ class SegmentationMethod(lightning.LightningModule):
     # Evaluation
 
     def on_validation_epoch_start(self) -> None:
-        """Start an empty table."""
+        """Start an empty table; let all processes score the network that process 0 saves."""
         self.cases = CaseTable()
+        if self.trainer.world_size > 1:
+            for buffer in self.buffers():  # batch normalisation's statistics differ: each process saw its own batches
+                torch.distributed.broadcast(buffer, 0)
 
     on_test_epoch_start = on_validation_epoch_start
 

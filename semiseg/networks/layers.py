@@ -37,5 +37,5 @@ def check_size(image: Tensor, stride: int) -> None:
     if any(length % stride for length in size):
         raise UserError(
             f"image size {size}: this network halves its input and needs each size to be a multiple of {stride}; "
-            "crop, pad or resize the images to such a size"
+            "crop, pad or resize the images to such a size (--data.image_size, or --data.patch_size)"
         )

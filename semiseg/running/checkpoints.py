@@ -48,13 +48,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: the file is missing, corrupt, or not a checkpoint of this package.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
+        raise UserError(f"{path}: no such checkpoint; `semiseg fit` writes one after its first validation")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different kind for every kind of damage
-        reason = str(error).splitlines()[0][:120]
         raise UserError(
-            f"{path}: not a readable checkpoint ({reason}); is it complete, and made by semiseg?"
+            f"{path}: not a readable checkpoint ({type(error).__name__}), cut short or not made by semiseg; copy it "
+            "again, or delete it and let `semiseg fit` train afresh"
         ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters", "preprocessing"} <= checkpoint.keys():
         raise UserError(f"{path}: not a checkpoint of a semiseg run; give RUN/checkpoints/best.ckpt")

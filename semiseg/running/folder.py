@@ -105,7 +105,7 @@ class RunFolder:
         Raises:
             UserError: an option that changes what the run computes has another value than at the first start.
         """
-        if self.config.exists():
+        if self.config.exists() and self.checkpoint("last").exists():  # else there is nothing to go on with
             before, now = (_bound(yaml.safe_load(t)) for t in (self.config.read_text(), text))
             changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
             if changed:
@@ -123,7 +123,8 @@ class RunFolder:
         Raises:
             UserError: the data changed since.
         """
-        if self.split.exists() and (old := json.loads(self.split.read_text())["hash"]) != json.loads(text)["hash"]:
+        begun = self.split.exists() and self.checkpoint("last").exists()
+        if begun and (old := json.loads(self.split.read_text())["hash"]) != json.loads(text)["hash"]:
             raise UserError(
                 f"{self.split}: the split was {old} and is {json.loads(text)['hash']} now: cases were added or removed "
                 "since the run began; restore them, or use --experiment NAME for a new run"

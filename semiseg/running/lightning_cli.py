@@ -21,7 +21,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from semiseg.data import SegmentationDataModule
-from semiseg.errors import UserError
+from semiseg.errors import OneLineParser, UserError
+from semiseg.files import import_from_here
 from semiseg.methods import SegmentationMethod
 from semiseg.networks.weights import load_weights
 from semiseg.running.callbacks import QuietProgress, SeedEachStep, StopAtNaN, ValidationPanels
@@ -42,7 +43,8 @@ def config_folder() -> Path:
 
 def run_lightning(args: list[str]) -> None:
     """Carry out `fit`, `validate` or `test`."""
-    finished = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    import_from_here()
+    finished = OneLineParser("semiseg test", add_help=False, allow_abbrev=False)
     finished.add_argument("--run", type=Path)
     finished.add_argument("--checkpoint", choices=("best", "last"), default="best")
     given = argparse.Namespace(run=None, checkpoint="best")
@@ -77,7 +79,7 @@ def _arguments_of(folder: RunFolder) -> list[str]:
     if not folder.config.is_file():
         raise UserError(f"--run {folder.path}: holds no config.yaml; give the folder of a run that `semiseg fit` made")
     arguments = ["--config", str(folder.config)]
-    if _weights_of(yaml.safe_load(folder.config.read_text())["model"]):
+    if _weights_of(read_config(folder.config).get("model") or {}):
         arguments += ["--model.network.init_args.weights", "null"]
     return arguments
 
@@ -169,9 +171,11 @@ class SemisegCLI(LightningCLI):
                 raise UserError(
                     f"--trainer.{option} is not for runs of semiseg; set their budget by --trainer.max_steps"
                 )
+        if not isinstance(trainer.val_check_interval, str) and (trainer.val_check_interval or 0) <= 0:
+            raise UserError(f"--trainer.val_check_interval {trainer.val_check_interval}: use 1 step or more")
         if isinstance(trainer.val_check_interval, int):
             trainer.val_check_interval = min(trainer.val_check_interval, trainer.max_steps)
-        self.config_text = self._parser(self.subcommand).dump(config, skip_none=False)
+        self.config_text = self._parser(self.subcommand).dump(config, skip_unset=False)
         weights = _weights_of(config.model)
         self.lost_weights = weights if weights and not Path(weights).expanduser().exists() else None
         if self.lost_weights:  # _open_folder complains unless the run has a checkpoint already
@@ -197,16 +201,19 @@ class SemisegCLI(LightningCLI):
             kwargs.update(devices=1, num_nodes=1, strategy="auto")  # so that every case is scored exactly once
             if self.subcommand == "test":
                 own += [WriteResults(self.folder, self.checkpoint, self.datamodule.evaluation)]
-        return super().instantiate_trainer(
-            **kwargs,
-            default_root_dir=str(self.folder.path),
-            logger=[*loggers, *self._loggers(), *_listed(config.trainer.logger)],
-            callbacks=[*_listed(config.trainer.callbacks), *own],
-            plugins=[*_listed(config.trainer.plugins), AtomicCheckpointIO()],
-            use_distributed_sampler=False,  # the step sampler knows its rank
-            enable_progress_bar=not quiet,
-            enable_checkpointing=True,
-        )
+        try:
+            return super().instantiate_trainer(
+                **kwargs,
+                default_root_dir=str(self.folder.path),
+                logger=[*loggers, *self._loggers(), *_listed(config.trainer.logger)],
+                callbacks=[*_listed(config.trainer.callbacks), *own],
+                plugins=[*_listed(config.trainer.plugins), AtomicCheckpointIO()],
+                use_distributed_sampler=False,  # the step sampler knows its rank
+                enable_progress_bar=not quiet,
+                enable_checkpointing=True,
+            )
+        except (ValueError, TypeError) as error:  # Lightning's, about an option of its trainer
+            raise UserError(f"--trainer: {error}") from error
 
     def _open_folder(self) -> RunFolder:
         """The folder of the run, locked, with its configuration and split; a run that is done ends here."""
@@ -291,7 +298,7 @@ class SemisegCLI(LightningCLI):
 
 def _weights_of(model: Mapping[str, Any]) -> str | None:
     """The file of initial weights that a model's options name."""
-    network = model["init_args"].get("network")
+    network = (model.get("init_args") or {}).get("network")
     return network.get("init_args", {}).get("weights") if network and not isinstance(network, str) else None
 
 

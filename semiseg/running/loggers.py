@@ -80,11 +80,12 @@ class MetricsCSV(Logger):
 
 
 def wandb_mode() -> str:
-    """`WANDB_MODE` if set; else online where a key is configured and its server answers; else offline."""
-    if mode := os.environ.get("WANDB_MODE"):
-        return mode
+    """`WANDB_MODE` if set; else online. What is online without a key, or out of reach of its server, is offline."""
     if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
         return "disabled"
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode != "online":
+        return mode
     with contextlib.suppress(Exception):  # a broken configuration must not stop a run
         settings = wandb.setup().settings
         url = urlparse(settings.base_url)
@@ -97,7 +98,7 @@ def wandb_mode() -> str:
 
 
 def wandb_logger(folder: Path, run_id: str, group: str, method: str, name: str) -> WandbLogger | None:
-    """W&B logger that goes on with the same run at each start, or None where W&B is disabled.
+    """W&B logger that goes on with the same run at each start, or None where W&B is disabled; it never asks.
 
     Args:
         folder: run folder; offline data go to its `wandb` folder.
@@ -106,21 +107,26 @@ def wandb_logger(folder: Path, run_id: str, group: str, method: str, name: str) 
         method: job type.
         name: name within the group.
     """
+    os.environ.setdefault("WANDB_SILENT", "true")
     mode = wandb_mode()
     if mode == "disabled":
         return None
-    os.environ.setdefault("WANDB_SILENT", "true")
-    return WandbLogger(
-        project=os.environ.get("WANDB_PROJECT", "semiseg"),
-        save_dir=str(folder),
-        id=run_id,
-        group=group,
-        job_type=method,
-        name=name,
-        resume="allow",
-        mode=mode,
-        log_model=False,
-    )
+    for attempt in (mode, "offline"):
+        logger = WandbLogger(
+            project=os.environ.get("WANDB_PROJECT", "semiseg"),
+            save_dir=str(folder),
+            id=run_id,
+            group=group,
+            job_type=method,
+            name=name,
+            resume="allow",
+            mode=attempt,
+            log_model=False,
+        )
+        with contextlib.suppress(Exception):  # the server refuses the key or does not answer in time
+            _ = logger.experiment
+            return logger
+    return None
 
 
 def finish_wandb(failed: bool) -> None:

@@ -8,11 +8,11 @@ import signal
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["semiseg.cli", "semiseg.running.lightning_cli", "monai.inferers", "torch._dynamo"])
 
 
 def run_and_kill(args: list[str], moment: str | None, count: int = 1) -> int | None:
     """Run the command line in a process of its own, killed at the `count`-th `moment`; returns its exit code."""
-    CONTEXT.set_forkserver_preload(["semiseg.running.lightning_cli", "monai.inferers", "torch._dynamo", __name__])
     process = CONTEXT.Process(target=_run, args=(args, moment, count))
     process.start()
     process.join(120)
@@ -55,6 +55,7 @@ def _plant(moment: str, count: int) -> None:
         file.write(b"half a checkpoint")
         file.flush()
         die()
+        file.seek(0)
         original_save(content, file)
 
     original_save = torch.save

@@ -1,0 +1,77 @@
+"""Two processes on the CPU: the same batches as one with twice the batch size, each case scored once, one writer."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+# Notes what each process sees; the weights stay as they are, so that both runs must score the same.
+METHOD = """
+import json
+from pathlib import Path
+import torch
+from semiseg.methods import Supervised
+
+class Noting(Supervised):
+    def training_step(self, batch, batch_idx):
+        images = batch["labeled"]["image"].double().sum((1, 2, 3)).tolist()
+        note = {"step": batch_idx, "cases": batch["labeled"]["case"], "images": images, "noise": torch.rand(()).item()}
+        with Path(f"seen-{self.trainer.world_size}-{self.global_rank}.jsonl").open("a") as file:
+            file.write(json.dumps(note) + "\\n")
+        return super().training_step(batch, batch_idx)
+
+    def on_train_end(self):
+        summary = self.cases.summary()
+        Path(f"scored-{self.trainer.world_size}-{self.global_rank}.json").write_text(json.dumps(summary))
+"""
+
+
+def seen(name: str) -> list[dict]:
+    return [json.loads(line) for line in Path(name).read_text().splitlines()]
+
+
+def test_two_processes_equal_one_with_twice_the_batch(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "noting.py").write_text(METHOD)
+    options = ("--model", "noting.Noting", *tiny[1:], "--model.network.norm", "instance", "--model.optimizer.lr", "0")
+    both = (*options, "--trainer.max_steps", "4", "--trainer.val_check_interval", "2")
+    ddp = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.batch_size", "1", "--experiment", "two")
+    environment = {**os.environ, "WANDB_MODE": "offline"}
+    script = Path(sys.executable).with_name("semiseg")  # the installed command finds noting.py here all the same
+    command = [str(script)] if script.exists() else [sys.executable, "-m", "semiseg"]
+    command += ["fit", *both, *ddp]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done: ") == done.stdout.count("9 labeled") == 1
+    run = Path("runs/two/synthetic2d/noting/labeled-1/fold-0-seed-0")
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert len(list((run / "wandb").glob("offline-run-*"))) == 1
+    assert json.loads((run / "status.json").read_text())["state"] == "done"
+
+    monkeypatch.syspath_prepend(tmp_path)
+    from semiseg.cli import main
+
+    assert main(["fit", *both, "--data.batch_size", "2", "--experiment", "one"]) == 0
+    first, second, alone = (seen(f"seen-{name}.jsonl") for name in ("2-0", "2-1", "1-0"))
+    assert len(first) == len(second) == len(alone) == 4
+    for a, b, one in zip(first, second, alone, strict=True):
+        assert a["cases"] + b["cases"] == one["cases"]
+        assert a["images"] + b["images"] == pytest.approx(one["images"])
+        assert a["noise"] == one["noise"] != b["noise"]
+    scores = [json.loads(Path(f"scored-{name}.json").read_text()) for name in ("2-0", "2-1", "1-0")]
+    assert scores[0]["num_cases"] == 3  # odd: one case is scored by both processes
+    assert scores[0] == scores[1] == scores[2]
+    tables = [Path("runs", n, *run.parts[2:], "metrics.csv").read_text().splitlines() for n in ("one", "two")]
+    one, two = ([row["val/dice"] for row in csv.DictReader(table) if row["val/dice"]] for table in tables)
+    assert one == two
+    assert len(one) == 2
+    weights = [torch.load(p, weights_only=True)["state_dict"] for p in Path("runs").rglob("last.ckpt")]
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    assert main(["test", "--run", str(run)]) == 0
+    assert json.loads((run / "status.json").read_text())["test"]["best-native"]["num_cases"] == 3

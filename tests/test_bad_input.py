@@ -1,0 +1,376 @@
+"""Bad data, checkpoints, folders and machines: one line that names the file or option, exit code 2, nothing lost."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semiseg.cli import main
+from semiseg.methods import Supervised
+
+NETWORK = ["--model.network.widths", "[4,8]", "--model.network.dropout", "[0,0]"]
+BUDGET = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--trainer.accelerator", "cpu"]
+SYNTHETIC = ["--data", "Synthetic", "--data.size", "[32,32]", "--data.num_cases", "12"]
+RUN = Path("runs/default/synthetic2d/supervised/labeled-1/fold-0-seed-0")
+
+
+class NeedsUnlabeled(Supervised):
+    streams = ("labeled", "unlabeled")
+
+
+class NaNFromFourth(Supervised):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss * float("nan") if self.trainer.global_step >= 3 else loss
+
+
+class CpuTooSmall(Supervised):
+    def training_step(self, batch, batch_idx):
+        return torch.empty(10**15)
+
+
+class GpuTooSmall(Supervised):
+    def training_step(self, batch, batch_idx):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch, tmp_path, tmp_path_factory):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("SEMISEG_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def complains(capsys):
+    """Run a command; its one line must hold all parts, and no half-written file may be left."""
+
+    def run(args, *parts):
+        capsys.readouterr()
+        assert main(args) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("semiseg: error: ")
+        assert error.count("\n") == 1
+        assert error.endswith("\n")
+        for part in parts:
+            assert part in error
+        hidden = [path for path in Path.cwd().rglob(".*") if path.name != ".lock"]
+        assert not hidden, "half-written files"
+
+    return run
+
+
+def fit(*options):
+    return ["fit", *NETWORK, *BUDGET, *options]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that is done; tests take copies of it."""
+    runs = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        patch.setenv("SEMISEG_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        assert main(fit(*SYNTHETIC, "--runs_dir", str(runs))) == 0
+    return runs / RUN.relative_to("runs")
+
+
+@pytest.fixture
+def run(finished, _elsewhere):
+    shutil.copytree(finished, RUN)
+    return RUN
+
+
+def pictures(count=8, size=(32, 32)):
+    """`images/` and `masks/` in the present folder."""
+    random = np.random.default_rng(0)
+    mask = np.zeros(size, np.uint8)
+    mask[5:20, 5:20] = 255
+    for kind in ("images", "masks"):
+        Path(kind).mkdir()
+    for i in range(count):
+        Image.fromarray(random.integers(0, 255, size, dtype=np.uint8)).save(f"images/c{i}.png")
+        Image.fromarray(mask).save(f"masks/c{i}.png")
+
+
+def volumes(count=6, size=(16, 16, 16)):
+    mask = np.zeros(size, np.uint8)
+    mask[4:9, 4:9, 4:9] = 1
+    for kind in ("images", "masks"):
+        Path(kind).mkdir()
+    for i in range(count):
+        noise = np.random.default_rng(i).normal(size=size).astype(np.float32)
+        nib.save(nib.Nifti1Image(noise, np.eye(4)), f"images/v{i}.nii.gz")
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), f"masks/v{i}.nii.gz")
+
+
+def folder(*options):
+    return fit("--data", "Folder", "--data.root", ".", "--data.image_size", "[32,32]", *options)
+
+
+# Data
+
+
+def test_missing_root(complains):
+    complains(fit("--data", "Folder", "--data.root", "none"), "--data.root none: no such folder; give")
+
+
+def test_empty_folder(complains):
+    complains(folder(), "--data.root .: has no folder images/; expected images/<name>")
+    Path("images").mkdir()
+    complains(folder(), "--data.root .: no cases found; expected images/<name>")
+
+
+def test_image_without_mask_where_only_labels_count(complains):
+    pictures()
+    Path("masks/c2.png").unlink()
+    complains(folder(), "images/c2.png: no mask", "add the masks", "--data.ignore_unlabeled true")
+    assert main(folder("--data.ignore_unlabeled", "true")) == 0
+
+
+def test_mask_without_image(complains):
+    pictures()
+    Path("images/c2.png").unlink()
+    complains(folder(), "masks/c2.png: mask without image; add images/c2.* or remove the mask")
+
+
+def test_size_mismatch(complains):
+    pictures()
+    Image.fromarray(np.zeros((16, 32), np.uint8)).save("masks/c2.png")
+    complains(folder(), "masks/c2.png: mask is 16 x 32 but its image c2.png is 32 x 32; replace one of them")
+
+
+def test_truncated_image(complains):
+    pictures()
+    Path("images/c2.png").write_bytes(Path("images/c2.png").read_bytes()[:400])
+    complains(folder(), "images/c2.png: cannot be read, truncated", "replace or remove it")
+
+
+def test_unreadable_volume(complains):
+    volumes()
+    Path("images/v2.nii.gz").write_text("no volume")
+    options = ("--data", "Folder", "--data.root", ".", "--data.patch_size", "[16,16,16]")
+    complains(fit(*options), "images/v2.nii.gz: cannot be read", "replace or remove it")
+
+
+def test_mask_with_unexpected_values(complains):
+    pictures()
+    mask = np.asarray(Image.open("masks/c2.png")).copy()
+    mask[0] = 127
+    Image.fromarray(mask).save("masks/c2.png")
+    complains(folder(), "masks hold the values [0, 127, 255]", "set --data.mask_values")
+    found = "masks/c2.png: unexpected values [127] in 32 pixels"
+    complains(folder("--data.mask_values", "[0,255]"), found, "repair the mask or set --data.mask_values")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "hint"),
+    [
+        ("labeled_fraction", "0", "above 0 and at most 1"),
+        ("labeled_fraction", "-0.1", "above 0 and at most 1"),
+        ("labeled_fraction", "1.5", "above 0 and at most 1"),
+        ("labeled_count", "0", "use 1 to"),
+        ("fold", "5", "use 0 to 4"),
+        ("fold", "-1", "use 0 to 4"),
+        ("num_folds", "13", "only 12 patients with masks to split; use --data.num_folds 12 or add cases"),
+        ("image_size", "[32,32,32]", "give 2 positive numbers"),
+    ],
+)
+def test_option_out_of_range(option, value, hint, complains):
+    shown = value.replace(",", ", ")
+    complains(fit(*SYNTHETIC, f"--data.{option}", value), f"--data.{option} {shown}", hint)
+    assert not RUN.exists()
+
+
+def test_no_unlabeled_case_left(complains):
+    hint = "lower --data.labeled_fraction or add images without masks"
+    complains(fit(*SYNTHETIC, "--model", "NeedsUnlabeled"), "NeedsUnlabeled needs unlabeled cases", hint)
+
+
+def test_patch_larger_than_the_volume(complains):
+    volumes()
+    options = ("--data", "Folder", "--data.root", ".", "--data.patch_size", "[32,16,16]")
+    complains(fit(*options), "volume 16 x 16 x 16 is smaller than --data.patch_size 32 x 16 x 16", "a smaller patch")
+
+
+def test_size_not_a_multiple_of_the_stride_can_be_mended(complains):
+    complains(fit(*SYNTHETIC, "--data.image_size", "[33,32]"), "(33, 32)", "multiple of 2", "--data.image_size")
+    assert main(fit(*SYNTHETIC)) == 0, "the failed start must not stand in the way"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("case,image,mask\na,images/c0.png,\n", "lacks the column(s) patient"),
+        ("", "lacks the column(s) case, patient, image, mask"),
+        ("case,patient,image,mask\na,,images/none.png,\n", "line 2: images/none.png"),
+        ("case,patient,image,mask\na\n", "line 2: case and image must not be empty"),
+        ("case,patient,image,mask\na,,images/c0.png,\na,,images/c1.png,\n", "case a is listed more than once"),
+    ],
+)
+def test_malformed_manifest(text, reason, complains):
+    pictures(2)
+    Path("table.csv").write_text(text)
+    complains(folder("--data.manifest", "table.csv"), "table.csv", reason)
+
+
+def test_missing_manifest(complains):
+    pictures(2)
+    complains(folder("--data.manifest", "none.csv"), "--data.manifest none.csv: no such file")
+
+
+# Training
+
+
+def test_nan_names_the_step_and_keeps_the_last_good_checkpoint(complains):
+    steps = ("--trainer.max_steps", "6", "--trainer.val_check_interval", "2", "--model", "NaNFromFourth")
+    last = Path("runs/default/synthetic2d/nanfromfourth/labeled-1/fold-0-seed-0/checkpoints/last.ckpt")
+    complains(fit(*SYNTHETIC, *steps), "not a number at step 4", f"last good checkpoint is {last}", "optimizer.lr")
+    assert torch.load(last, weights_only=True)["global_step"] == 2
+
+
+def test_learning_rate_far_too_high(complains):
+    options = ("--model.optimizer.lr", "1e30", "--trainer.max_steps", "9", "--trainer.val_check_interval", "9")
+    complains(fit(*SYNTHETIC, *options), "loss is not a number at step 2; there is no checkpoint yet")
+    complains(fit(*SYNTHETIC, "--model.optimizer.lr", "-1"), "--model.optimizer: Invalid learning rate: -1")
+
+
+@pytest.mark.parametrize("method", ["CpuTooSmall", "GpuTooSmall"])
+def test_out_of_memory(method, complains):
+    complains(fit(*SYNTHETIC, "--model", method), "out of memory", "lower --data.batch_size", "--data.patch_size")
+
+
+@pytest.mark.parametrize("place", ["torch.save", "os.fsync"])
+def test_disk_full_while_saving(place, complains, monkeypatch):
+    owner, name = {"torch.save": (torch, "save"), "os.fsync": (os, "fsync")}[place]
+    whole, calls = getattr(owner, name), []
+
+    def full(*args, **kwargs):
+        calls.append(args)
+        if len(calls) <= 4:  # best and last of two validations
+            return whole(*args, **kwargs)
+        if place == "os.fsync":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        args[1].write(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 128 vs 22\nmore")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, full)
+        complains(fit(*SYNTHETIC, "--trainer.max_steps", "4"), "checkpoints/", ".ckpt: cannot be written")
+    assert {path.name for path in (RUN / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    for name in ("best", "last"):
+        assert torch.load(RUN / f"checkpoints/{name}.ckpt", weights_only=True)["global_step"] <= 3
+    assert json.loads((RUN / "status.json").read_text())["state"] == "failed"
+
+
+# Checkpoints and run folders
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:2000], lambda b: b"hello", lambda b: b""])
+def test_corrupt_checkpoint(damage, complains, run):
+    last, weights = run / "checkpoints/last.ckpt", Path("weights.ckpt")
+    broken = damage(last.read_bytes())
+    last.write_bytes(broken)
+    weights.write_bytes(broken)
+    (run / "status.json").unlink()  # else the run is done
+    complains(fit(*SYNTHETIC), "last.ckpt: not a readable checkpoint", "delete it")
+    assert last.read_bytes() == broken, "the file is left to its owner"
+    complains(
+        ["test", "--run", str(run), "--checkpoint", "last"], f"{last}: not a readable checkpoint", "copy it again"
+    )
+    complains(["predict", str(last), ".", "--output", "masks"], "no images in this folder")
+    Image.new("L", (32, 32)).save("a.png")
+    complains(["predict", str(last), "a.png", "--output", "masks"], f"{last}: not a readable checkpoint")
+    assert not Path("masks").exists()
+    options = ("--experiment", "second", "--model.network.weights", "weights.ckpt")
+    complains(fit(*SYNTHETIC, *options), "weights weights.ckpt: cannot be read", "copy or save it again")
+
+
+def test_checkpoint_of_another_network(complains, run):
+    weights = run / "checkpoints/best.ckpt"
+    options = ("--experiment", "second", "--model.network.widths", "[4,16]")
+    complains(fit(*SYNTHETIC, *options, "--model.network.weights", str(weights)), str(weights), "another architecture")
+    torch.save({"a": 1}, "other.ckpt")
+    Image.new("L", (32, 32)).save("a.png")
+    complains(["predict", "other.ckpt", "a.png", "--output", "masks"], "other.ckpt: not a checkpoint of a semiseg run")
+
+
+def test_test_before_any_checkpoint(complains):
+    options = ("--model.optimizer.lr", "1e30", "--trainer.val_check_interval", "2")
+    complains(fit(*SYNTHETIC, *options, "--trainer.max_steps", "3"), "not a number")
+    (RUN / "checkpoints/best.ckpt").unlink(missing_ok=True)
+    complains(["test", "--run", str(RUN)], "best.ckpt: no such checkpoint", "semiseg fit")
+    (RUN / "config.yaml").unlink()
+    complains(["test", "--run", str(RUN)], f"--run {RUN}: holds no config.yaml")
+
+
+def test_run_folder_in_use(complains):
+    RUN.mkdir(parents=True)
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, RUN / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        complains(fit(*SYNTHETIC), f"run folder {RUN}", "another process", "wait for it or stop it")
+        other.stdin.close()
+    assert not (RUN / "config.yaml").exists()
+
+
+def test_run_folder_with_another_configuration(complains, run):
+    config = (run / "config.yaml").read_text()
+    change = ("--trainer.max_steps", "4")
+    complains(fit(*SYNTHETIC, *change), f"run folder {RUN} holds a run with trainer.max_steps 2, not 4", "--experiment")
+    assert (RUN / "config.yaml").read_text() == config
+
+
+def test_data_changed_since_the_run_began(complains):
+    pictures()
+    assert main(folder("--runs_dir", "runs")) == 0
+    run = next(Path("runs").rglob("config.yaml")).parent
+    (run / "status.json").unlink()
+    for kind in ("images", "masks"):
+        Path(f"{kind}/zz.png").write_bytes(Path(f"{kind}/c0.png").read_bytes())
+    complains(folder(), "split.json: the split was", "restore them, or use --experiment NAME")
+
+
+def test_damaged_status(complains, run):
+    (run / "status.json").write_text("{")
+    complains(fit(*SYNTHETIC), "status.json: not valid JSON; delete it")
+
+
+def test_places_that_cannot_be_written(complains):
+    Path("file").write_text("")
+    complains(fit(*SYNTHETIC, "--runs_dir", "file/runs"), "run folder file/runs", "--runs_dir DIR")
+    complains(fit(*SYNTHETIC, "--data.cache_dir", "file/cache"), "cache folder file/cache", "--data.cache_dir DIR")
+
+
+# Predict
+
+
+def test_predict(complains, run):
+    checkpoint = str(run / "checkpoints/best.ckpt")
+    Path("file").write_text("")
+    Path("empty").mkdir()
+    Image.new("L", (32, 32)).save("a.png")
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), np.eye(4)), "v.nii.gz")
+    Path("cut.png").write_bytes(Path("a.png").read_bytes()[:50])
+    to = ["--output", "masks"]
+    complains(["predict", checkpoint, "v.nii.gz", *to], "v.nii.gz: is a 3D image; 2D images are expected here")
+    complains(["predict", checkpoint, "a.png", "cut.png", *to], "1 of 2 images failed", "cut.png: cannot be read")
+    assert [path.name for path in Path("masks").iterdir()] == ["a.png"]
+    complains(["predict", checkpoint, "none.png", *to], "none.png: no such file or folder")
+    complains(["predict", checkpoint, "empty", *to], "empty: no images in this folder")
+    complains(["predict", checkpoint, "file", *to], "file: unknown image format; use PNG")
+    complains(["predict", checkpoint, "a.png", "--output", "file/masks"], "--output file/masks", "can be written")
+    complains(["predict", checkpoint, "a.png", "--output", "."], "--output .: is the folder of the input a.png")
+    complains(["predict", checkpoint, "a.png", *to, "--device", "gpuu"], "--device gpuu", "use cpu or cuda")
+    complains(["predict", "none.ckpt", "a.png", *to], "none.ckpt: no such checkpoint")

@@ -1,0 +1,181 @@
+"""A mistake on the command line or in YAML gives one line: the option, what is wrong, the nearest valid name."""
+
+from pathlib import Path
+
+import pytest
+
+from semiseg.cli import main
+
+SYNTHETIC = ["--data", "Synthetic", "--data.size", "[32,32]", "--data.num_cases", "12"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("SEMISEG_CACHE", str(tmp_path / "cache"))
+
+
+def assert_complains(args, capsys, *parts):
+    assert main(args) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("semiseg: error: ")
+    assert error.count("\n") == 1
+    assert error.endswith("\n")
+    for part in parts:
+        assert part in error
+    assert not any(Path("runs").rglob("*")), "a run began"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("--model", "Supervisd", "no method of that name; did you mean Supervised?"),
+        ("--model", "semiseg.methods.Supervisd", "did you mean Supervised?"),
+        ("--model", "torch.nn.Linear", "no method of that name; use one of"),
+        ("--model", "nowhere.Method", "there is no Python module nowhere; put its folder on PYTHONPATH"),
+        ("--data", "Synthetc", "no data set of that name; did you mean Synthetic?"),
+        ("--model.network", "UNett", "no network of that name; did you mean UNet?"),
+        ("--model.network", "unet", "did you mean UNet?"),
+        ("--model.optimizer", "Adm", "no optimizer of that name; did you mean Adam"),
+        ("--model.schedule", "WarmupPol", "no schedule of that name; did you mean WarmupPoly?"),
+        ("--trainer.callbacks", "Nonsense", "no callback of that name"),
+        ("--model.loss", "dicee", "expected one of dice_ce, dice, ce; did you mean dice?"),
+        ("--model.network.norm", "bach", "did you mean batch?"),
+        ("--data.split", "officil", "did you mean official?"),
+        ("--data.fold", "abc", "expected a whole number"),
+        ("--data.labeled_count", "abc", "expected a whole number"),
+        ("--data.labeled_fraction", "half", "expected a number"),
+        ("--data.size", "32", "expected a list"),
+        ("--data.ignore_unlabeled", "maybe", "expected true or false"),
+        ("--data.augmentation.flip", "maybe", "expected true or false"),
+        ("--data.augmentation", "none", "set its options one by one: --data.augmentation.flip"),
+        ("--model.optimizer.lr", "abc", "expected a number"),
+        ("--trainer.max_steps", "abc", "expected a whole number"),
+        ("--trainer.precision", "17", "expected one of 64, 32, 16"),
+    ],
+)
+def test_wrong_value(option, value, reason, capsys):
+    assert_complains(["fit", *SYNTHETIC, option, value], capsys, f"{option} {value}: ", reason)
+
+
+@pytest.mark.parametrize(
+    ("option", "named", "near"),
+    [
+        ("--data.labelled_fraction", "--data.labelled_fraction: Synthetic", "--data.labeled_fraction"),
+        ("--data.init_args.fol", "--data.fol: Synthetic", "--data.fold"),
+        ("--model.los", "--model.los: Supervised", "--model.loss"),
+        ("--model.network.width", "--model.network.width: UNet", "--model.network.widths"),
+        ("--model.optimizer.lrr", "--model.optimizer.lrr: AdamW", "--model.optimizer.lr"),
+        ("--model.schedule.warmp", "--model.schedule.warmp: WarmupPoly", "--model.schedule.warmup"),
+        ("--data.augmentation.flp", "--data.augmentation.flp: Augmentation", "--data.augmentation.flip"),
+        ("--trainer.max_step", "--trainer.max_step", "--trainer.max_steps"),
+        ("--trainr.max_steps", "--trainr.max_steps", "--trainer.max_steps"),
+        ("--labeled_fraction", "--labeled_fraction", "--data.labeled_fraction"),
+        ("--experimen", "--experimen", "--experiment"),
+    ],
+)
+def test_unknown_option(option, named, near, capsys):
+    assert_complains(["fit", *SYNTHETIC, option, "1"], capsys, named, "no such option", f"did you mean {near}?")
+
+
+def test_no_near_option_lists_those_of_the_place(capsys):
+    args = ["fit", *SYNTHETIC, "--model.network.qqqq", "1"]
+    assert_complains(args, capsys, "--model.network.qqqq: UNet has no such option; use one of dropout, head, norm")
+
+
+@pytest.mark.parametrize(
+    ("yaml", "parts"),
+    [
+        ("model: {class_path: Supervised, init_args: {los: dice}}", ["--model.los", "did you mean --model.loss?"]),
+        ("model: {class_path: Supervised, init_args: {loss: dicee}}", ["--model.loss dicee", "did you mean dice?"]),
+        ("model: {class_path: Supervisd}", ["--model Supervisd", "did you mean Supervised?"]),
+        (
+            "model: {class_path: Supervised, init_args: {network: {class_path: UNett}}}",
+            ["--model.network UNett", "did you mean UNet?"],
+        ),
+        (
+            "model: {class_path: Supervised, init_args: {network: {class_path: UNet, init_args: {width: [3]}}}}",
+            ["--model.network.width: UNet", "did you mean --model.network.widths?"],
+        ),
+        ("data: {class_path: Synthetc}", ["--data Synthetc", "did you mean Synthetic?"]),
+        ("data: {class_path: Synthetic, init_args: {fold: abc}}", ["--data.fold abc: expected a whole number"]),
+        (
+            "data: {class_path: Synthetic, init_args: {augmentation: {flp: 1}}}",
+            ["did you mean --data.augmentation.flip"],
+        ),
+        ("data: {class_path: Synthetic, fold: 1}", ["--data: in YAML", "below init_args"]),
+        ("trainer: {max_step: 3}", ["--trainer.max_step:", "did you mean --trainer.max_steps?"]),
+        ("model:\n  class_path: Supervised\n init_args: [", ["--config my.yaml, line 3: not valid YAML", "correct it"]),
+        ("hello", ["--config my.yaml: holds no options"]),
+        ("", ["--config my.yaml: holds no options"]),
+    ],
+)
+def test_mistake_in_yaml(yaml, parts, capsys):
+    Path("my.yaml").write_text(yaml)
+    assert_complains(["fit", *SYNTHETIC[:2], "--config", "my.yaml"], capsys, *parts)
+
+
+def test_config_that_is_no_text(capsys):
+    Path("my.yaml").write_bytes(b"\xff\xfe\x00")
+    assert_complains(["fit", "--config", "my.yaml"], capsys, "--config my.yaml: not valid YAML")
+
+
+@pytest.mark.parametrize("form", [["--config", "none.yaml"], ["--config=none.yaml"]])
+def test_config_file_missing(form, capsys):
+    assert_complains(["fit", *form], capsys, "--config none.yaml: no such file")
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (["tst"], ["unknown command tst", "did you mean test?"]),
+        (["fit"], ["--data is missing", "--config configs/data/glas.yaml"]),
+        (["fit", "--data.fold", "1"], ["--data is missing"]),
+        (["fit", "--data", "Folder"], ["--data.root is missing: Folder needs it"]),
+        (["fit", *SYNTHETIC, "--data.root"], ["--data.root: a value is missing after it"]),
+        (["fit", "--config"], ["--config: a value is missing after it"]),
+        (["fit", *SYNTHETIC, "stray"], ["stray: not understood here", "--"]),
+        (["fit", *SYNTHETIC, "--trainer.max_steps", "-1"], ["--trainer.max_steps", "optimiser steps"]),
+        (["test"], ["--run RUN is missing"]),
+        (["test", "--run", "nowhere"], ["--run nowhere: holds no config.yaml", "semiseg fit"]),
+        (["test", "--run", "nowhere", "--checkpoint", "lst"], ["--checkpoint", "'best', 'last'"]),
+        (["predict"], ["CKPT, INPUT, --output", "semiseg predict --help"]),
+        (["data", "chec"], ["semiseg data chec", "check"]),
+        (["data", "check"], ["--data is missing"]),
+        (["data", "split", *SYNTHETIC, "--outptt", "x"], ["--outptt: no such option; did you mean --output?"]),
+    ],
+)
+def test_incomplete_command(args, parts, capsys):
+    assert_complains(args, capsys, *parts)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("--data.size", "[32]", "the options of Synthetic do not work"),
+        ("--model.network.dropout", "[0,2]", "dropout probability"),
+        ("--model.network.widths", "[4,8,16]", "give both one value per level"),
+        ("--trainer.val_check_interval", "0", "--trainer.val_check_interval 0: use 1 step or more"),
+    ],
+)
+def test_value_that_a_constructor_refuses(option, value, reason, capsys):
+    small = ["--model.network.widths", "[4,8]", "--model.network.dropout", "[0,0]", "--trainer.max_steps", "2"]
+    assert_complains(["fit", *SYNTHETIC, *small, option, value], capsys, reason)
+
+
+@pytest.mark.parametrize(("option", "value"), [("accelerator", "gpuu"), ("strategy", "foo"), ("devices", "x")])
+def test_trainer_option_that_lightning_refuses(option, value, capsys):
+    args = ["fit", *SYNTHETIC, "--trainer.max_steps", "2", "--trainer.accelerator", "cpu", f"--trainer.{option}", value]
+    assert main(args) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("semiseg: error: --trainer: ")
+    assert option in error
+    assert error.count("\n") == 1
+    assert main([*args[:-2], "--trainer.max_steps", "1"]) == 0, "a run that never began must not stand in the way"
+
+
+def test_help_is_no_mistake(capsys):
+    assert main([]) == 0
+    assert main(["data"]) == 0
+    assert "semiseg" in capsys.readouterr().out
