@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -304,9 +305,11 @@ class SegmentationDataModule(lightning.LightningDataModule):
             )
         return classes
 
-    @property
+    @cached_property
     def _mask_rule(self) -> dict[str, Any]:
-        return {"rule": type(self).__qualname__, "values": self.class_values, "axes": self.h5_axes}
+        """What class maps depend on beside their files; the source, so that an edited data set is read anew."""
+        source = [inspect.getsource(kind) for kind in type(self).__mro__ if "to_classes" in vars(kind)]
+        return {"rule": source, "values": self.class_values, "axes": self.h5_axes}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the trainer and the open maps: what a loader process that is not forked gets."""

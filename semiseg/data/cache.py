@@ -73,6 +73,7 @@ class ArrayCache:
                 except BaseException:
                     os.unlink(file.name)
                     raise
+            os.chmod(file.name, 0o644)  # temporary files are private; the cache may be shared
             os.replace(file.name, path)
         except OSError as error:
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         case = self.streams[draw.stream][draw.member]
-        random = np.random.default_rng([self.data.seed, len(draw.stream), draw.step, draw.slot])
+        random = np.random.default_rng([self.data.seed, zlib.crc32(draw.stream.encode()), draw.step, draw.slot])
         prepared = self.data.prepared_image(case)
         mask = self.data.prepared_mask(case) if draw.stream == "labeled" else None
         if self.data.patch_size is not None:

@@ -153,6 +153,8 @@ def reading(path: Path) -> Iterator[None]:
 
 def _read_picture(path: Path) -> Image:
     with Pillow.open(path) as picture:
+        if (pages := getattr(picture, "n_frames", 1)) > 1:
+            raise UserError(f"{path}: holds {pages} pictures; save each as an image, or all as a NIfTI volume")
         if picture.mode in ("1", "LA"):
             array = np.asarray(picture.convert("L"))
         elif picture.mode in ("L", "I", "F", "RGB") or picture.mode.startswith("I;16"):

@@ -18,7 +18,7 @@ import torch
 
 OPTIONS = (
     *("--data", "Synthetic", "--data.size", "[32,32]", "--data.num_cases", "15", "--trainer.accelerator", "cpu"),
-    *("--model.network.widths", "[4,8]", "--model.network.dropout", "[0.1,0.1]", "--trainer.max_steps", "410"),
+    *("--model.network.widths", "[4,8]", "--model.network.dropout", "[0.1,0.1]", "--trainer.max_steps", "810"),
     *("--trainer.val_check_interval", "20", "--trainer.log_every_n_steps", "1"),
 )
 
@@ -52,11 +52,14 @@ def main() -> int:
         begin = time.monotonic()
         assert start(folder, "whole").wait() == 0
         whole = time.monotonic() - begin
-        print(f"uninterrupted: {whole:.0f} s", flush=True)
+        begin = time.monotonic()
+        assert start(folder, "whole").wait() == 0  # done already
+        startup = time.monotonic() - begin
+        print(f"uninterrupted: {whole:.0f} s, of which {startup:.0f} s to start", flush=True)
         kills = 0
         while kills < options.kills:
             process = start(folder, "killed")
-            begin, delay = time.monotonic(), draw.uniform(0.4, 0.75) * whole
+            begin, delay = time.monotonic(), startup + draw.uniform(0, 1.6) * (whole - startup) / options.kills
             try:
                 if process.wait(delay) == 0:
                     break  # the end came first
