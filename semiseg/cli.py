@@ -19,8 +19,8 @@ HELP = """usage: semiseg COMMAND ...
   test       score a run:       semiseg test --run RUN [--checkpoint best|last]
   validate   validate a run:    semiseg validate --run RUN
   predict    segment images:    semiseg predict CKPT INPUT... --output DIR [--overlay] [--probabilities]
-  demo       all of this on synthetic images, in a few minutes
   data       look at data:      semiseg data check|preview|split|cache --help
+  demo       all of this on synthetic images, in a few minutes
 
 semiseg COMMAND --help says more; semiseg fit --data.help GlaS lists the options of one data set.
 """
@@ -35,6 +35,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt as error:
         return _complain(error, "interrupted; the same command goes on from the last checkpoint", code=130)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         message = _message(error, args)
         if message is None:

@@ -51,7 +51,7 @@ def data_command(args: Sequence[str]) -> int:
         parser.add_argument("--output", type=str, default="preview.png" if action == "preview" else "split.json")
     if action == "preview":
         parser.add_argument("--count", type=int, default=12, help="number of cases shown")
-    from semiseg.running.lightning_cli import find_configs
+    from semiseg.running.configs import find_configs
 
     options = parser.parse_args(find_configs(rest))
     data: SegmentationDataModule = parser.instantiate_classes(options).data

@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,13 @@ from semiseg.methods import SegmentationMethod
 from semiseg.networks.weights import load_weights
 from semiseg.running.callbacks import QuietProgress, SeedEachStep, StopAtNaN, ValidationPanels
 from semiseg.running.checkpoints import AtomicCheckpointIO, KeepBestAndLast, load_checkpoint
+from semiseg.running.configs import arguments_of, config_folder, find_configs, weights_of
 from semiseg.running.folder import RunFolder, provenance
 from semiseg.running.loggers import MetricsCSV, finish_wandb, wandb_logger
 from semiseg.running.results import WriteResults
 
 # Options of Lightning's trainer that would end or repeat the one long epoch of a run before its budget.
 _OTHER_BUDGETS = ("max_epochs", "limit_train_batches", "overfit_batches", "fast_dev_run")
-
-
-def config_folder() -> Path:
-    """The shipped configurations: in the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent.parent
-    return next((folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()), package)
 
 
 def run_lightning(args: list[str]) -> None:
@@ -54,7 +48,7 @@ def run_lightning(args: list[str]) -> None:
             raise UserError(
                 f"semiseg {args[0]}: --run RUN is missing; give the folder of a run that `semiseg fit` made"
             )
-        args = [rest[0], *_arguments_of(RunFolder(given.run)), *rest[1:]]
+        args = [rest[0], *arguments_of(RunFolder(given.run)), *rest[1:]]
     parser_options = {
         name: {"exit_on_error": False, "default_config_files": [str(config_folder() / "base.yaml")]}
         for name in SemisegCLI.subcommands()
@@ -72,55 +66,6 @@ def run_lightning(args: list[str]) -> None:
         parser_kwargs={"exit_on_error": False, "allow_abbrev": False, **parser_options},
         args=find_configs(args),
     )
-
-
-def _arguments_of(folder: RunFolder) -> list[str]:
-    """The options of a finished run, less the file of initial weights, which its checkpoint has replaced."""
-    if not folder.config.is_file():
-        raise UserError(f"--run {folder.path}: holds no config.yaml; give the folder of a run that `semiseg fit` made")
-    arguments = ["--config", str(folder.config)]
-    if _weights_of(read_config(folder.config).get("model") or {}):
-        arguments += ["--model.network.init_args.weights", "null"]
-    return arguments
-
-
-def find_configs(args: list[str]) -> list[str]:
-    """Let `--config configs/data/glas.yaml` name a shipped file from any folder; check that each file is YAML."""
-    found = list(args)
-    for i, arg in enumerate(args):
-        name, equals, file = arg.partition("=")
-        if name in ("-c", "--config") and (equals or i + 1 < len(args)):
-            path = Path(file if equals else args[i + 1])
-            if not path.exists():
-                path = config_folder() / str(path).removeprefix("configs/")
-            if not path.exists():
-                raise UserError(
-                    f"--config {file or args[i + 1]}: no such file, here or among the shipped ones in {config_folder()}"
-                )
-            read_config(path)
-            found[i if equals else i + 1] = f"{name}={path}" if equals else str(path)
-    return found
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The options in a YAML file.
-
-    Raises:
-        UserError: it cannot be read, is not YAML or holds no options.
-    """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}; give a YAML file") from error
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        raise UserError(
-            f"--config {path}{line}: not valid YAML ({getattr(error, 'problem', None) or error}); correct it"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path}: holds no options; {config_folder()}/data/glas.yaml shows how one looks")
-    return content
 
 
 class SemisegCLI(LightningCLI):
@@ -176,7 +121,7 @@ class SemisegCLI(LightningCLI):
         if isinstance(trainer.val_check_interval, int):
             trainer.val_check_interval = min(trainer.val_check_interval, trainer.max_steps)
         self.config_text = self._parser(self.subcommand).dump(config, skip_unset=False)
-        weights = _weights_of(config.model)
+        weights = weights_of(config.model)
         self.lost_weights = weights if weights and not Path(weights).expanduser().exists() else None
         if self.lost_weights:  # _open_folder complains unless the run has a checkpoint already
             config.model.init_args.network.init_args.weights = None
@@ -294,12 +239,6 @@ class SemisegCLI(LightningCLI):
         self.config_init[self.subcommand].verbose = self.subcommand == "validate"  # a test prints its own table
 
     before_validate = before_test
-
-
-def _weights_of(model: Mapping[str, Any]) -> str | None:
-    """The file of initial weights that a model's options name."""
-    network = (model.get("init_args") or {}).get("network")
-    return network.get("init_args", {}).get("weights") if network and not isinstance(network, str) else None
 
 
 def _rank() -> int:

@@ -59,7 +59,7 @@ def main() -> int:
         kills = 0
         while kills < options.kills:
             process = start(folder, "killed")
-            begin, delay = time.monotonic(), startup + draw.uniform(0, 1.6) * (whole - startup) / options.kills
+            begin, delay = time.monotonic(), startup + draw.uniform(0, 1.1) * (whole - startup) / options.kills
             try:
                 if process.wait(delay) == 0:
                     break  # the end came first

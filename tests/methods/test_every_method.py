@@ -8,7 +8,7 @@ import torch
 from semiseg.cli import main
 from semiseg.evaluation.cases import CaseTable
 from semiseg.methods import SegmentationMethod
-from semiseg.running.lightning_cli import config_folder
+from semiseg.running.configs import config_folder
 
 METHODS = sorted((config_folder() / "method").glob("*.yaml"))
 DATA = {

@@ -57,8 +57,11 @@ def test_killed_run_ends_bit_for_bit_the_same(
 def test_killed_after_the_last_checkpoint_only_becomes_done(tiny: list[str], run: Path):
     assert kills.run_and_kill(tiny, "between last and status", 3) == -9
     before = (run / "checkpoints/last.ckpt").read_bytes()
-    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
+    last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 12
+    assert json.loads((run / "status.json").read_text())["step"] == 8
     assert kills.run_and_kill(tiny, None) == 0
     status = json.loads((run / "status.json").read_text())
-    assert (status["state"], status["step"], status["best_step"]) == ("done", 12, 12)
+    best_step = last["callbacks"]["KeepBestAndLast"]["best_step"]
+    assert (status["state"], status["step"], status["best_step"]) == ("done", 12, best_step)
     assert (run / "checkpoints/last.ckpt").read_bytes() == before
