@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from semiseg.errors import UserError
 from semiseg.networks.base import Network
-from semiseg.networks.layers import NormName, check_size, initialise, norm_layer
+from semiseg.networks.layers import NormName, initialise, norm_layer
 from semiseg.networks.weights import load_weights
 
 
@@ -141,9 +141,3 @@ class UNet(Network):
         self.head = nn.Sequential(*layers[:-2])  # nothing follows the last convolution
         initialise(self)
         load_weights(self, weights)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the logits."""
-        check_size(image, self.stride)
-        logits: Tensor = self.head(self.decoder(self.encoder(image)))
-        return logits

@@ -7,7 +7,7 @@ from monai.networks.layers.factories import Conv, Dropout
 from torch import Tensor, nn
 
 from semiseg.networks.base import Network
-from semiseg.networks.layers import NormName, check_size, initialise, norm_layer
+from semiseg.networks.layers import NormName, initialise, norm_layer
 from semiseg.networks.weights import load_weights
 
 DEPTHS = (1, 2, 3, 3, 3)  # convolutions per stage, fine to coarse
@@ -107,9 +107,3 @@ class VNet(Network):
         )
         initialise(self)
         load_weights(self, weights)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the logits."""
-        check_size(image, self.stride)
-        logits: Tensor = self.head(self.decoder(self.encoder(image)))
-        return logits
