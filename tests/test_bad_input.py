@@ -183,6 +183,9 @@ def test_mask_with_unexpected_values(complains):
         ("fold", "-1", "use 0 to 4"),
         ("num_folds", "13", "only 12 patients with masks to split; use --data.num_folds 12 or add cases"),
         ("image_size", "[32,32,32]", "give 2 positive numbers"),
+        ("batch_size", "0", "use 1 or more"),
+        ("unlabeled_batch_size", "-3", "use 1 or more"),
+        ("num_workers", "-1", "use 0 or more"),
     ],
 )
 def test_option_out_of_range(option, value, hint, complains):

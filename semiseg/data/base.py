@@ -104,6 +104,13 @@ class SegmentationDataModule(lightning.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        for option, value, least in (
+            ("batch_size", batch_size, 1),
+            ("unlabeled_batch_size", unlabeled_batch_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value is not None and value < least:
+                raise UserError(f"--data.{option} {value}: use {least} or more")
         self.root = Path(root)
         self.labeled_fraction = labeled_fraction
         self.labeled_count = labeled_count
@@ -129,7 +136,9 @@ class SegmentationDataModule(lightning.LightningDataModule):
 
     def find_cases(self) -> list[Case]:
         """List the cases below `root` without opening any; the base checks that there are some."""
-        raise NotImplementedError
+        raise UserError(
+            f"--data {type(self).__name__}: does not say where its cases are (find_cases); use GlaS or Folder"
+        )
 
     def to_classes(self, mask: np.ndarray) -> np.ndarray:
         """Raw mask values, (*S) or (*S, 3), to class indices (*S). Default: above 0 in the first channel is class 1.
@@ -373,8 +382,6 @@ class SegmentationDataModule(lightning.LightningDataModule):
         assert trainer is not None
         if trainer.max_steps <= 0:
             raise UserError("--trainer.max_steps is not set: the budget of a run is counted in optimiser steps")
-        if min(self.batch_size, self.unlabeled_batch_size) < 1:
-            raise UserError("--data.batch_size: at least 1 image per step is needed")
         streams = self._streams
         turns = trainer.accumulate_grad_batches  # batches of an optimiser step
         sampler = StepSampler(

@@ -44,6 +44,8 @@ class Synthetic(Folder):
         patch_size: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
+        if num_cases < 1:
+            raise UserError(f"--data.num_cases {num_cases}: use 1 or more")
         facts = (len(size), num_cases, *size, num_scene_classes, unlabeled, scene_seed)
         folder = Path(root) if root else default_directory() / f"synthetic-{'-'.join(map(str, facts))}"
         if not (folder / "images").is_dir():

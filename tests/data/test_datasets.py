@@ -461,7 +461,7 @@ def test_resampled_volumes_are_scored_at_their_own_spacing(tmp_path):
         ("glas", {"image_size": (32, 32, 32)}, r"image_size \[32, 32, 32\]: give 2"),
         ("glas", {"image_size": (0, 32)}, r"image_size \[0, 32\]"),
         ("glas", {"labeled_fraction": 1.0, "labeled_count": None}, "no.*unlabeled|none is left: lower"),
-        ("glas", {"batch_size": -1}, "batch_size: at least 1"),
+        ("glas", {"batch_size": -1}, "batch_size -1: use 1 or more"),
         ("folder-3d", {"spacing": (1, 1)}, "spacing .*give 3"),
     ],
 )
