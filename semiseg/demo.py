@@ -16,16 +16,23 @@ from semiseg.evaluation.panels import contact_sheet, save_png
 from semiseg.files import atomic_path
 from semiseg.running.folder import RunFolder
 
+SHORT = ("--trainer.max_steps", "200", "--trainer.val_check_interval", "100")
+PRETRAIN = ("--config", "configs/method/hebbian_swta_tsa.yaml", *SHORT)
+FIRST_STAGE = "synthetic2d/hebbian_swta_tsa/labeled-1/fold-0-seed-0"
 RUNS = (
-    ("2D, 5 % labels", "synthetic2d", "0.05", ("--trainer.max_steps", "200", "--trainer.val_check_interval", "100")),
-    ("2D, all labels", "synthetic2d", "1", ("--trainer.max_steps", "200", "--trainer.val_check_interval", "100")),
-    ("3D, half the labels", "synthetic3d", "0.5", ("--trainer.max_steps", "80", "--trainer.val_check_interval", "40")),
+    ("2D, 5 % labels", "synthetic2d", "supervised", "0.05", SHORT),
+    ("2D, 5 % labels after Hebbian pretraining", "synthetic2d", "hebbian", "0.05", SHORT),
+    ("2D, all labels", "synthetic2d", "supervised", "1", SHORT),
+    (
+        *("3D, half the labels", "synthetic3d", "supervised", "0.5"),
+        ("--trainer.max_steps", "80", "--trainer.val_check_interval", "40"),
+    ),
 )
 COLUMNS = ("dice", "dice_ci90", "dice_pooled", "jaccard", "hd95", "asd")
 
 
 def run_demo(main: Callable[[Sequence[str]], int], runs_dir: Path = Path("runs")) -> None:
-    """Train and test each run, then print one table and write it and the pictures to `runs/demo`.
+    """Pretrain, train and test each run, then print one table and write it and the pictures to `runs/demo`.
 
     Args:
         main: the command line, which carries out `fit` and `test`.
@@ -35,15 +42,22 @@ def run_demo(main: Callable[[Sequence[str]], int], runs_dir: Path = Path("runs")
         UserError: a run failed; it has said why.
     """
     folder = runs_dir / "demo"
-    table = Table("run", "cases", *COLUMNS, title="Supervised U-Net on synthetic images, test set")
+    place = ("--runs_dir", str(runs_dir), "--experiment", "demo")
+
+    def carry_out(*command: str) -> None:
+        if main(command):
+            raise UserError(f"the demo stopped at: semiseg {' '.join(command)}")
+
+    carry_out("fit", "--config", "configs/data/synthetic2d.yaml", *PRETRAIN, *place)
+    table = Table("run", "cases", *COLUMNS, title="U-Net on synthetic images, test set")
     rows, panels = [], []
-    for title, data, fraction, options in RUNS:
-        run = folder / data / "supervised" / f"labeled-{fraction}" / "fold-0-seed-0"
+    for title, data, method, fraction, options in RUNS:
+        run = folder / data / method / f"labeled-{fraction}" / "fold-0-seed-0"
         config = ("--config", f"configs/data/{data}.yaml", "--data.labeled_fraction", fraction)
-        place = ("--runs_dir", str(runs_dir), "--experiment", "demo")
-        for command in (["fit", *config, *place, *options], ["test", "--run", str(run)]):
-            if main(command):
-                raise UserError(f"the demo stopped at: semiseg {' '.join(command)}")
+        start = ("--model.network.weights", str(folder / FIRST_STAGE / "checkpoints" / "last.ckpt"))
+        stage = start if method == "hebbian" else ()
+        carry_out("fit", *config, "--method_name", method, *stage, *place, *options)
+        carry_out("test", "--run", str(run))
         summary = RunFolder(run).status["test"]["best-native"]
         rows.append({"run": title, "cases": summary["num_cases"], **{name: summary[name] for name in COLUMNS}})
         table.add_row(title, str(summary["num_cases"]), *(f"{summary[name]:.3f}" for name in COLUMNS))
@@ -54,4 +68,5 @@ def run_demo(main: Callable[[Sequence[str]], int], runs_dir: Path = Path("runs")
         writer.writerows(rows)
     save_png(contact_sheet(panels, len(panels)), folder / "pictures.png")
     Console(width=110).print(table)
+    print(f"filters that Hebbian pretraining learnt: {folder / FIRST_STAGE}/figures/filters.png")
     print(f"table: {folder}/table.csv\npictures (best, median and worst case of each run): {folder}/pictures.png")

@@ -326,6 +326,17 @@ class SegmentationDataModule(lightning.LightningDataModule):
 
     # Lightning
 
+    @property
+    def _wanted_streams(self) -> Sequence[str]:
+        """Streams that the run's method learns from; both where there is no method."""
+        method = self.trainer.lightning_module if self.trainer is not None else None
+        return getattr(method, "streams", ("labeled", "unlabeled"))
+
+    @property
+    def _without_masks(self) -> bool:
+        """Whether the run's method does without the labeled stream: it then gets no mask, and every training image."""
+        return "labeled" not in self._wanted_streams
+
     def prepare_data(self) -> None:
         """Decode what the run needs into the cache; every problem of a needed file shows here, before training."""
         training = [*self.part("labeled"), *self.part("unlabeled")]
@@ -334,10 +345,11 @@ class SegmentationDataModule(lightning.LightningDataModule):
         with ThreadPoolExecutor(4) as pool:
             for _ in pool.map(self.prepared_image, [*training, *held_out]):
                 pass
-            for _ in pool.map(self.prepared_mask, self.part("labeled")):
-                pass
-            for _ in pool.map(self.native_mask, held_out):
-                pass
+            if not self._without_masks:
+                for _ in pool.map(self.prepared_mask, self.part("labeled")):
+                    pass
+                for _ in pool.map(self.native_mask, held_out):
+                    pass
         self.cache.trim()
         shapes = {case: self.prepared_image(case).shape[1:] for case in training}
         if self.patch_size is None:
@@ -372,9 +384,9 @@ class SegmentationDataModule(lightning.LightningDataModule):
 
     @property
     def _streams(self) -> dict[str, list[Case]]:
-        assert self.trainer is not None
-        wanted = getattr(self.trainer.lightning_module, "streams", ("labeled", "unlabeled"))
-        return {stream: self.part(stream) for stream in wanted}
+        if self._without_masks:
+            return {"unlabeled": [*self.part("labeled"), *self.part("unlabeled")]}
+        return {stream: self.part(stream) for stream in self._wanted_streams}
 
     def train_dataloader(self) -> Any:
         """Batches from the trainer's present step to its last one (times the batches that it accumulates)."""
@@ -415,7 +427,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         share = [cases[i % len(cases)] for i in range(rank, -(-len(cases) // world) * world, world)] if cases else []
         same_size = self.image_size is not None and self.patch_size is None
         return DataLoader(
-            EvaluationSet(self, share),
+            EvaluationSet(self, share, masks=not self._without_masks),
             batch_size=8 if same_size else 1,
             collate_fn=collate_evaluation,
             num_workers=self.num_workers,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from semiseg.data.augmentation import crop_origin
@@ -59,29 +58,27 @@ class TrainingSet(Dataset[dict[str, Any]]):
 
 
 class EvaluationSet(Dataset[dict[str, Any]]):
-    """Whole images on the network's grid with their class map at the resolution they are scored at."""
+    """Whole images on the network's grid with their class map at the resolution they are scored at, or without it."""
 
-    def __init__(self, data: SegmentationDataModule, cases: Sequence[Case]) -> None:
+    def __init__(self, data: SegmentationDataModule, cases: Sequence[Case], masks: bool = True) -> None:
         self.data = data
         self.cases = cases
+        self.masks = masks
 
     def __len__(self) -> int:
         return len(self.cases)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         case = self.cases[index]
-        prepared = self.data.prepared_image(case)
+        image = self.data.preprocessing.normalise(self.data.prepared_image(case))
+        item = {"image": image, "case": case.case, "patient": case.patient}
+        if not self.masks:
+            return item
         if self.data.evaluation == "network":
             target, spacing = self.data.prepared_mask(case), (1.0,) * self.data.spatial_dims
         else:
             target, spacing = self.data.native_mask(case), self.data.spacing_of(case)
-        return {
-            "image": self.data.preprocessing.normalise(prepared),
-            "target": torch.from_numpy(np.array(target)),
-            "case": case.case,
-            "patient": case.patient,
-            "spacing": spacing,
-        }
+        return {**item, "target": torch.from_numpy(np.array(target)), "spacing": spacing}
 
 
 def collate_training(items: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -96,6 +93,6 @@ def collate_training(items: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any
 
 
 def collate_evaluation(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Images stacked; targets, which may differ in size, as a list."""
-    image: Tensor = torch.stack([item["image"] for item in items])
-    return {"image": image, **{key: [item[key] for item in items] for key in ("target", "case", "patient", "spacing")}}
+    """Images stacked; all else, such as targets, which may differ in size, as lists."""
+    lists = {key: [item[key] for item in items] for key in items[0] if key != "image"}
+    return {"image": torch.stack([item["image"] for item in items]), **lists}

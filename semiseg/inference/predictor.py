@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from semiseg.data.io import Image
 from semiseg.data.preprocessing import Preprocessing, resize_logits
 from semiseg.errors import UserError
 from semiseg.files import import_from_here
-from semiseg.methods import SegmentationMethod
+from semiseg.methods import PretrainingMethod, SegmentationMethod
 from semiseg.running.checkpoints import load_checkpoint
 
 _OWN_PACKAGES = {"semiseg", "torch"}
@@ -52,6 +53,12 @@ class Predictor:
             )
         for path in foreign:
             _import(path, checkpoint)
+        module, _, name = str(content["hyper_parameters"].get("_class_path", "")).rpartition(".")
+        if issubclass(getattr(sys.modules.get(module), name, SegmentationMethod), PretrainingMethod):
+            raise UserError(
+                f"{checkpoint}: of a first stage ({name}), which segments nothing; train a second one from it (semiseg "
+                f"fit ... --model.network.weights {checkpoint}) and predict with that"
+            )
         try:
             self.device = torch.empty(0, device=device or ("cuda" if torch.cuda.is_available() else "cpu")).device
         except (RuntimeError, AssertionError) as error:  # unknown, or not in this machine

@@ -1,4 +1,4 @@
-"""The base of every method: network, supervised loss, optimiser, and evaluation. A method adds its training step."""
+"""The bases of every method: one for those that learn to segment and one for those that pretrain without masks."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ Schedule = Callable[[Optimizer, int], LRScheduler]
 """(optimizer, max_steps) to a schedule that is a function of the step."""
 
 
-class SegmentationMethod(lightning.LightningModule):
-    """A segmentation network with a supervised loss; subclasses write `training_step` and their own arguments.
-
-    Validation and test score every case at the resolution of its target with `scored_network`, the network that the
-    paper scores. What a checkpoint needs for `predict` (network, preprocessing, classes) is in it, plain types only.
+class Method(lightning.LightningModule):
+    """What all methods share: a network, its optimiser and schedule, and checkpoints of plain types.
 
     Args:
         network: network to train.
         in_channels: channels of the images; from the data.
         num_classes: classes, background included; from the data.
         spatial_dims: 2 or 3; from the data.
-        loss: supervised loss: the mean of soft Dice and cross-entropy, or one of them.
         optimizer: optimiser.
         schedule: learning-rate schedule over the budget.
         compile: compile the network with torch.compile.
         channels_last: keep weights and features channels-last in memory: faster on CPUs and recent GPUs.
-        hd95_medpy: also report HD95 as MedPy defines it (percentile of both directions pooled).
+
+    Attributes:
+        streams: streams of the training batches. A method without the labeled one never gets a mask: to it all
+            training images are unlabeled.
+        monitor: metric that chooses the best checkpoint; None: the last one is the result.
     """
 
-    streams: ClassVar[Sequence[str]] = ("labeled",)
+    streams: ClassVar[Sequence[str]]
+    monitor: ClassVar[str | None]
 
     def __init__(
         self,
@@ -53,34 +54,20 @@ class SegmentationMethod(lightning.LightningModule):
         in_channels: int = 3,
         num_classes: int = 2,
         spatial_dims: int = 2,
-        loss: Literal["dice_ce", "dice", "ce"] = "dice_ce",
         optimizer: Callable[[Any], Optimizer] = torch.optim.AdamW,
         schedule: Schedule = WarmupPoly,
         compile: bool = False,
         channels_last: bool = True,
-        hd95_medpy: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.network = network(in_channels, num_classes, spatial_dims)
-        self.supervised_loss = {"dice_ce": losses.dice_ce, "dice": losses.soft_dice, "ce": losses.cross_entropy}[loss]
+        self.spatial_dims = spatial_dims
         self.make_optimizer = optimizer
         self.make_schedule = schedule
         self.compile_network = compile
         self.channels_last = channels_last
-        self.hd95_medpy = hd95_medpy
         self.preprocessing: Preprocessing | None = None
-        self.cases = CaseTable()
-
-    @property
-    def scored_network(self) -> nn.Module:
-        """The network that validation, test and predict use; a method whose paper scores another overrides this."""
-        return self.network
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits (B, K, *S) of images (B, C, *S), of any size if the network was trained on patches."""
-        assert self.preprocessing is not None, "set by setup() or by loading a checkpoint"
-        return whole_image(self.scored_network, image, self.preprocessing)
 
     def configure_optimizers(self) -> Any:
         """One optimiser over everything that learns, its schedule stepped with it."""
@@ -97,13 +84,61 @@ class SegmentationMethod(lightning.LightningModule):
         if datamodule is not None:
             self.preprocessing = datamodule.preprocessing
         if self.channels_last:
-            layout = torch.channels_last if self.hparams["spatial_dims"] == 2 else torch.channels_last_3d
+            layout = torch.channels_last if self.spatial_dims == 2 else torch.channels_last_3d
             self.to(memory_format=layout)  # type: ignore[call-overload]
         if self.compile_network:
             for network in self.children():
                 network.compile()
 
-    # Evaluation
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the preprocessing; drop the path of initial weights, which the trained ones have replaced."""
+        if self.preprocessing is not None:
+            checkpoint["preprocessing"] = self.preprocessing.to_dict()
+        network = checkpoint.get("hyper_parameters", {}).get("network")
+        if isinstance(network, dict) and network.get("init_args", {}).get("weights"):
+            arguments = {**network["init_args"], "weights": None}
+            checkpoint["hyper_parameters"] = {
+                **checkpoint["hyper_parameters"], "network": {**network, "init_args": arguments},
+            }  # fmt: skip
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the preprocessing that the network was trained with."""
+        if "preprocessing" in checkpoint:
+            self.preprocessing = Preprocessing.from_dict(checkpoint["preprocessing"])
+
+
+class SegmentationMethod(Method):
+    """A segmentation network with a supervised loss; subclasses write `training_step` and their own arguments.
+
+    Validation and test score every case at the resolution of its target with `scored_network`, the network that the
+    paper scores. What a checkpoint needs for `predict` (network, preprocessing, classes) is in it, plain types only.
+
+    Args:
+        loss: supervised loss: the mean of soft Dice and cross-entropy, or one of them.
+        hd95_medpy: also report HD95 as MedPy defines it (percentile of both directions pooled).
+        **kwargs: as `Method`.
+    """
+
+    streams = ("labeled",)
+    monitor = "val/dice"
+
+    def __init__(
+        self, loss: Literal["dice_ce", "dice", "ce"] = "dice_ce", hd95_medpy: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.supervised_loss = {"dice_ce": losses.dice_ce, "dice": losses.soft_dice, "ce": losses.cross_entropy}[loss]
+        self.hd95_medpy = hd95_medpy
+        self.cases = CaseTable()
+
+    @property
+    def scored_network(self) -> nn.Module:
+        """The network that validation, test and predict use; a method whose paper scores another overrides this."""
+        return self.network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, K, *S) of images (B, C, *S), of any size if the network was trained on patches."""
+        assert self.preprocessing is not None, "set by setup() or by loading a checkpoint"
+        return whole_image(self.scored_network, image, self.preprocessing)
 
     def on_validation_epoch_start(self) -> None:
         """Start an empty table; let all processes score the network that process 0 saves."""
@@ -158,20 +193,16 @@ class SegmentationMethod(lightning.LightningModule):
         names = ("dice", "jaccard", "hd95", "asd", "dice_pooled", "jaccard_pooled", "num_empty")
         self.log_dict({f"{stage}/{name}": float(summary[name]) for name in names if name in summary})
 
-    # Checkpoints
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the preprocessing; drop the path of initial weights, which the trained ones have replaced."""
-        if self.preprocessing is not None:
-            checkpoint["preprocessing"] = self.preprocessing.to_dict()
-        network = checkpoint.get("hyper_parameters", {}).get("network")
-        if isinstance(network, dict) and network.get("init_args", {}).get("weights"):
-            arguments = {**network["init_args"], "weights": None}
-            checkpoint["hyper_parameters"] = {
-                **checkpoint["hyper_parameters"], "network": {**network, "init_args": arguments},
-            }  # fmt: skip
+class PretrainingMethod(Method):
+    """Learns from all training images without any mask; its checkpoint is where a `SegmentationMethod` starts from.
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the preprocessing that the network was trained with."""
-        if "preprocessing" in checkpoint:
-            self.preprocessing = Preprocessing.from_dict(checkpoint["preprocessing"])
+    Subclasses write `training_step`, which finds its images in `batch["unlabeled"]`. There is nothing to score: the
+    last checkpoint is the result, and validation only marks the steps at which it is saved.
+    """
+
+    streams = ("unlabeled",)
+    monitor = None
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Nothing: held-out images have no score without masks."""

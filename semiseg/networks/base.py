@@ -30,6 +30,15 @@ class Network(nn.Module):
         Raises:
             UserError: an image's size is not a multiple of `stride`.
         """
-        check_size(image, self.stride)
-        logits: Tensor = self.head(self.decoder(self.encoder(image)))
+        logits: Tensor = self.head(self.features(image))
         return logits
+
+    def features(self, image: Tensor) -> Tensor:
+        """Features (B, F, *S) that the head reads.
+
+        Raises:
+            UserError: an image's size is not a multiple of `stride`.
+        """
+        check_size(image, self.stride)
+        features: Tensor = self.decoder(self.encoder(image))
+        return features

@@ -109,7 +109,7 @@ class ValidationPanels(Callback):
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Keep the first cases."""
-        if trainer.is_global_zero and not trainer.sanity_checking:
+        if trainer.is_global_zero and not trainer.sanity_checking and outputs is not None:
             for i, prediction in enumerate(outputs[: self.cases - len(self.panels)]):
                 self.panels.append(panel(batch, i, prediction))
 
@@ -154,10 +154,11 @@ class QuietProgress(Callback):
             return
         seconds, steps = time.monotonic() - self.start[0], trainer.global_step - self.start[1]
         metrics = trainer.callback_metrics
-        loss = f"loss {float(metrics['train/loss']):.4f}  " if "train/loss" in metrics else ""
+        names = {"loss": "train/loss", "change": "train/change", "val/dice": "val/dice"}
+        news = "  ".join(f"{word} {float(metrics[name]):.4g}" for word, name in names.items() if name in metrics)
         left = (trainer.max_steps - trainer.global_step) * seconds / max(steps, 1)
         print(
-            f"step {trainer.global_step}/{trainer.max_steps}  {loss}val/dice {float(metrics['val/dice']):.4f}  "
+            f"step {trainer.global_step}/{trainer.max_steps}  {news}  "
             f"{steps / max(seconds, 1e-9):.1f} steps/s  {left / 60:.1f} min left",
             flush=True,
         )

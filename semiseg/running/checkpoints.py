@@ -64,6 +64,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 class KeepBestAndLast(Checkpoint):
     """After each validation save `last`, and `best` where `val/dice` rose; save `last` once more at the end.
 
+    A method without such a metric, one that pretrains, leaves `last` alone.
+
     `best` is written before `last`: a kill between the two leaves a `last` from before, and the repeated steps, being
     the same, write the same `best` again.
 
@@ -101,17 +103,18 @@ class KeepBestAndLast(Checkpoint):
         """Save after a validation within training."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        dice = float(trainer.callback_metrics["val/dice"])
-        if self.best_dice is None or dice > self.best_dice:
-            self.best_dice, self.best_step = dice, trainer.global_step
-            trainer.save_checkpoint(self.folder.checkpoint("best"), weights_only=False)
+        if pl_module.monitor is not None:
+            dice = float(trainer.callback_metrics[pl_module.monitor])  # type: ignore[index]
+            if self.best_dice is None or dice > self.best_dice:
+                self.best_dice, self.best_step = dice, trainer.global_step
+                trainer.save_checkpoint(self.folder.checkpoint("best"), weights_only=False)
         self._save_last(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of the budget, where no validation fell on it."""
         if trainer.global_step != self.saved_step:
             self._save_last(trainer)
-        if trainer.is_global_zero and not self.folder.checkpoint("best").exists():
+        if trainer.is_global_zero and pl_module.monitor and not self.folder.checkpoint("best").exists():
             raise UserError("no validation took place: lower --trainer.val_check_interval to at most the budget")
 
     def _save_last(self, trainer: Trainer) -> None:
@@ -123,5 +126,5 @@ class KeepBestAndLast(Checkpoint):
     def progress(self, trainer: Trainer) -> dict[str, Any]:
         """How far the run is, for `status.json`."""
         seconds = round(time.monotonic() - self.start, 1)
-        best = {"best_step": self.best_step, "best_val_dice": self.best_dice}
+        best = {} if self.best_dice is None else {"best_step": self.best_step, "best_val_dice": self.best_dice}
         return {"step": trainer.global_step, **best, "seconds": seconds}

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from semiseg.data import SegmentationDataModule
 from semiseg.errors import OneLineParser, UserError
 from semiseg.files import import_from_here
-from semiseg.methods import SegmentationMethod
+from semiseg.methods import Method, PretrainingMethod
 from semiseg.networks.weights import load_weights
 from semiseg.running.callbacks import QuietProgress, SeedEachStep, StopAtNaN, ValidationPanels
 from semiseg.running.checkpoints import AtomicCheckpointIO, KeepBestAndLast, load_checkpoint
@@ -56,7 +56,7 @@ def run_lightning(args: list[str]) -> None:
     SemisegCLI(
         given.run,
         given.checkpoint,
-        model_class=SegmentationMethod,
+        model_class=Method,
         datamodule_class=SegmentationDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
@@ -129,7 +129,7 @@ class SemisegCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The run's trainer: its folder, loggers, callbacks and checkpoint writer."""
         config = self.config_init[self.subcommand]
-        self.folder = self._open_folder()
+        self._open_folder()
         loggers: list[Logger] = []
         quiet = config.trainer.enable_progress_bar is False or not sys.stderr.isatty()
         own: list[Callback] = [SeedEachStep(int(config.seed_everything)), StopAtNaN(self.folder)]
@@ -160,15 +160,16 @@ class SemisegCLI(LightningCLI):
         except (ValueError, TypeError) as error:  # Lightning's, about an option of its trainer
             raise UserError(f"--trainer: {error}") from error
 
-    def _open_folder(self) -> RunFolder:
-        """The folder of the run, locked, with its configuration and split; a run that is done ends here."""
+    def _open_folder(self) -> None:
+        """Open the folder of the run, lock it, write configuration and split; a run that is done ends here."""
         config, data = self.config[self.subcommand], self.datamodule
         labeled = f"{data.labeled_fraction:g}" if data.labeled_count is None else f"{data.labeled_count}-patients"
         method = config.method_name or type(self.model).__name__.lower()
         self.names = {"group": f"{data.dataset_name}/labeled-{labeled}", "method": method}
         self.names["name"] = f"{method}-fold-{data.fold}-seed-{config.seed_everything}"
         if self.given_run is not None:
-            return RunFolder(self.given_run)
+            self.folder = RunFolder(self.given_run)
+            return
         parts = (config.experiment, data.dataset_name, method, f"labeled-{labeled}")
         folder = RunFolder(Path(config.runs_dir, *parts, f"fold-{data.fold}-seed-{config.seed_everything}"))
         if _rank() == 0:
@@ -176,15 +177,22 @@ class SemisegCLI(LightningCLI):
             folder.open()
             folder.adopt_config(self.config_text)
             folder.adopt_split(data.split_text())
+        self.folder = folder
         if folder.status.get("state") == "done":
-            rank_zero_only(print)(f"done already: {folder.path}\nnext: semiseg test --run {folder.path}")
+            rank_zero_only(print)(f"done already: {folder.path}\n{self._next_step}")
             raise SystemExit(0)
         if self.lost_weights and not folder.checkpoint("last").exists():
             load_weights(self.model.network, self.lost_weights)  # says what is wrong
         if _rank() == 0:
             defaults = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:8]}
             folder.update_status(**{**defaults, **folder.status, "state": "running", "error": None, **provenance()})
-        return folder
+
+    @property
+    def _next_step(self) -> str:
+        """What to do with a run that is done."""
+        if isinstance(self.model, PretrainingMethod):
+            return f"next: semiseg fit ... --model.network.weights {self.folder.checkpoint('last')}"
+        return f"next: semiseg test --run {self.folder.path}"
 
     def _loggers(self) -> list[Logger]:
         """W&B, unless it is disabled."""
@@ -229,10 +237,15 @@ class SemisegCLI(LightningCLI):
             raise
         if self.trainer.is_global_zero:
             self.folder.update_status(state="done", **self.keeper.progress(self.trainer))
-            print(f"done: {self.folder.path}\nnext: semiseg test --run {self.folder.path}")
+            print(f"done: {self.folder.path}\n{self._next_step}")
 
     def before_test(self) -> None:
         """Take the checkpoint that is to be tested."""
+        if isinstance(self.model, PretrainingMethod):
+            name = type(self.model).__name__
+            raise UserError(
+                f"--run {self.folder.path}: {name} is a first stage, which segments nothing; {self._next_step}"
+            )
         path = self.folder.checkpoint(self.checkpoint)
         load_checkpoint(path)
         self.config_init[self.subcommand].ckpt_path = str(path)

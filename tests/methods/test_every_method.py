@@ -4,13 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from semiseg import methods
 from semiseg.cli import main
+from semiseg.data import SegmentationDataModule
 from semiseg.evaluation.cases import CaseTable
-from semiseg.methods import SegmentationMethod
+from semiseg.methods import PretrainingMethod, SegmentationMethod
 from semiseg.running.configs import config_folder
 
 METHODS = sorted((config_folder() / "method").glob("*.yaml"))
+CLASSES = {path: getattr(methods, yaml.safe_load(path.read_text())["model"]["class_path"]) for path in METHODS}
+FIRST_STAGES = [path for path in METHODS if issubclass(CLASSES[path], PretrainingMethod)]
+SEGMENTING = [path for path in METHODS if issubclass(CLASSES[path], SegmentationMethod)]
 DATA = {
     "2d-binary": ("[32,32]", "2"),
     "2d-multiclass": ("[32,48]", "4"),
@@ -18,14 +24,22 @@ DATA = {
 }
 
 
-@pytest.mark.parametrize("data", DATA)
-@pytest.mark.parametrize("method", METHODS, ids=lambda path: path.stem)
-def test_fit_test_and_predict(method: Path, data: str, fit, tmp_path: Path) -> None:
+def options(root: Path, data: str) -> list[str]:
     size, classes = DATA[data]
+    data_options = ["--data", "Synthetic", "--data.root", str(root), "--data.num_cases", "10", "--data.size", size]
+    return [*data_options, "--data.num_scene_classes", classes, "--data.labeled_fraction", "0.5"]
+
+
+def test_every_file_is_of_one_kind() -> None:
+    assert sorted(FIRST_STAGES + SEGMENTING) == METHODS
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("method", SEGMENTING, ids=lambda path: path.stem)
+def test_fit_test_and_predict(method: Path, data: str, fit, tmp_path: Path) -> None:
+    classes = DATA[data][1]
     root, out = tmp_path / "data", tmp_path / "out"
-    options = ["--data", "Synthetic", "--data.root", str(root), "--data.num_cases", "10", "--data.size", size]
-    options += ["--data.num_scene_classes", classes, "--data.labeled_fraction", "0.5"]
-    run = fit("--config", str(method), *options)
+    run = fit("--config", str(method), *options(root, data))
 
     assert main(["test", "--run", str(run)]) == 0
     assert len(CaseTable.read_csv(run / "cases.csv")) == 2
@@ -35,6 +49,7 @@ def test_fit_test_and_predict(method: Path, data: str, fit, tmp_path: Path) -> N
     preprocessing = torch.load(checkpoint, weights_only=True)["preprocessing"]
     loaded = SegmentationMethod.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).eval()
     grid = preprocessing["image_size"] or preprocessing["patch_size"]
+    assert type(loaded) is CLASSES[method]
     image = torch.randn(1, preprocessing["in_channels"], *grid)
     with torch.no_grad():
         logits = loaded(image)
@@ -43,3 +58,24 @@ def test_fit_test_and_predict(method: Path, data: str, fit, tmp_path: Path) -> N
 
     assert main(["predict", str(checkpoint), str(root / "images"), "--output", str(out), "--device", "cpu"]) == 0
     assert {path.name for path in out.iterdir()} == {path.name for path in (root / "images").iterdir()}
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("method", FIRST_STAGES, ids=lambda path: path.stem)
+def test_first_stage_trains_without_masks_and_starts_a_second(
+    method: Path, data: str, fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    root = tmp_path / "data"
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationDataModule, "read_classes", lambda *args: pytest.fail("a mask was read"))
+        run = fit("--config", str(method), *options(root, data), "--experiment", "first")
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    last = run / "checkpoints" / "last.ckpt"
+
+    for command in (["test", "--run", str(run)], ["predict", str(last), str(root / "images"), "--output", "out"]):
+        assert main(command) == 2
+        assert "--model.network.weights" in capsys.readouterr().err
+
+    second = fit(*options(root, data), "--model.network.weights", str(last))
+    assert "tensors" in capsys.readouterr().out
+    assert main(["test", "--run", str(second)]) == 0

@@ -32,7 +32,7 @@ def _plant(moment: str, count: int) -> None:
     import torch
 
     from semiseg.methods import Supervised
-    from semiseg.running import checkpoints, loggers
+    from semiseg.running import callbacks, checkpoints, loggers
     from semiseg.running.folder import RunFolder
 
     left = [count]
@@ -60,7 +60,7 @@ def _plant(moment: str, count: int) -> None:
 
     original_save = torch.save
     if moment == "step":
-        before(Supervised, "training_step")
+        before(callbacks.SeedEachStep, "on_train_batch_start")
     elif moment == "validation":
         before(Supervised, "validation_step")
     elif moment == "writing a checkpoint":  # 1: best of the first validation, 2: its last, ...

@@ -1,0 +1,38 @@
+"""Linear probe: how much of the segmentation is in a network's features already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monai.networks.layers.factories import Conv
+
+from semiseg.methods.supervised import Supervised
+
+
+class LinearProbe(Supervised):
+    """Train one 1x1 convolution on labeled images, on the features of a network that stays as it is.
+
+    The measure of the Hebbian paper's table 7 (https://arxiv.org/abs/2412.03192, section 5.4), there with a head of
+    three layers; here it is linear. Encoder and decoder, from `--model.network.weights`, are frozen: no gradient, no
+    dropout, and batch normalisation with its learnt statistics. The controls are a network of
+    `HebbianPretrain(rule="none")`, and no weights at all. The head reads what the decoder gives to the network's own
+    head, which it replaces.
+
+    Args:
+        **kwargs: as `SegmentationMethod`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        dims, classes = self.hparams["spatial_dims"], self.hparams["num_classes"]
+        channels = next(m.in_channels for m in self.network.head.modules() if hasattr(m, "in_channels"))
+        self.network.requires_grad_(False)
+        self.network.head = Conv[Conv.CONV, dims](channels, classes, 1)
+        self.train()
+
+    def train(self, mode: bool = True) -> LinearProbe:
+        """Keep the frozen parts in evaluation mode."""
+        super().train(mode)
+        self.network.encoder.eval()
+        self.network.decoder.eval()
+        return self
