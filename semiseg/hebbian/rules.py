@@ -12,7 +12,10 @@ Shapes: input (B, Ci, *N), output (B, Co, *M), weight (Co, Ci, *K) of a convolut
 one. All is computed in the weight's precision, for which a caller turns autocast off: sums over all pixels of an image
 would overflow in half precision.
 
-The change is the mean over batch and positions, or, with `reduction="sum"`, the sum, as in the authors' code.
+The change is the mean over batch and positions, or, with `reduction="sum"`, the sum, as in the authors' code. With
+`center`, input and output are first taken less the mean of each channel over batch and positions: features after a
+rectifier are all positive, and the direction of their mean would otherwise win every competition and be the first
+component (not in the paper, whose appendix A calls the second moment a covariance).
 """
 
 from __future__ import annotations
@@ -74,6 +77,7 @@ def swta(
     weight: Tensor,
     geometry: Geometry,
     inverse_temperature: float = 50.0,
+    center: bool = False,
     reduction: Reduction = "mean",
 ) -> Tensor:
     """Soft winner takes all of a convolution (equation 2): each unit moves to the centroid of what it wins.
@@ -83,20 +87,28 @@ def swta(
     table 5, where larger is harder: those are inverse temperatures, as in its authors' code.
     """
     input, output = input.to(weight.dtype), output.to(weight.dtype)
-    gate = softmax_gate(output, inverse_temperature)
-    change = _correlate(input, gate, weight, geometry)
+    gate = softmax_gate(output, inverse_temperature, center)
+    change = _correlate(input, gate, weight, geometry, input if center else None)
     change.addcmul_(_per_unit(_total(gate), weight), weight, value=-1)
     return _reduce(change, output, reduction)
 
 
 @torch.no_grad()
-def hpca(input: Tensor, output: Tensor, weight: Tensor, geometry: Geometry, reduction: Reduction = "mean") -> Tensor:
+def hpca(
+    input: Tensor,
+    output: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    center: bool = False,
+    reduction: Reduction = "mean",
+) -> Tensor:
     """Hebbian principal components of a convolution (equation 3, Sanger's rule): unit j finds component j.
 
     `change_j = sum_n y_jn (u_n - sum_{m <= j} y_mn w_m)`, where u_n is the input patch at position n.
     """
     input, output = input.to(weight.dtype), output.to(weight.dtype)
-    change = _correlate(input, output, weight, geometry)
+    output = less_mean(output) if center else output
+    change = _correlate(input, output, weight, geometry, input if center else None)
     change -= (_gram(output, output).tril() @ weight.flatten(1)).view_as(weight)
     return _reduce(change, output, reduction)
 
@@ -108,6 +120,7 @@ def swta_s(
     weight: Tensor,
     geometry: Geometry,
     inverse_temperature: float = 50.0,
+    center: bool = False,
     reduction: Reduction = "mean",
 ) -> Tensor:
     """SWTA-S, the straightforward extension to a transposed convolution: input and output exchange their roles.
@@ -116,20 +129,28 @@ def swta_s(
     softmax of `inverse_temperature` x input over the input channels, which are the units.
     """
     input, output = input.to(weight.dtype), output.to(weight.dtype)
-    gate = softmax_gate(input, inverse_temperature)
-    change = _correlate(gate, output, weight, geometry)
+    gate = softmax_gate(input, inverse_temperature, center)
+    change = _correlate(gate, output, weight, geometry, output if center else None)
     change.addcmul_(_per_unit(_total(gate), weight), weight, value=-1)
     return _reduce(change, input, reduction)
 
 
 @torch.no_grad()
-def hpca_s(input: Tensor, output: Tensor, weight: Tensor, geometry: Geometry, reduction: Reduction = "mean") -> Tensor:
+def hpca_s(
+    input: Tensor,
+    output: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    center: bool = False,
+    reduction: Reduction = "mean",
+) -> Tensor:
     """HPCA-S, the straightforward extension to a transposed convolution: input and output exchange their roles.
 
     `change_i = sum_n x_in (v_n - sum_{m <= i} x_mn w_m)`, where v_n is the output patch of input position n.
     """
     input, output = input.to(weight.dtype), output.to(weight.dtype)
-    change = _correlate(input, output, weight, geometry)
+    input = less_mean(input) if center else input
+    change = _correlate(input, output, weight, geometry, output if center else None)
     change -= (_gram(input, input).tril() @ weight.flatten(1)).view_as(weight)
     return _reduce(change, input, reduction)
 
@@ -142,6 +163,7 @@ def swta_tsa(
     geometry: Geometry,
     inverse_temperature: float = 50.0,
     decay: Decay = "per_offset",
+    center: bool = False,
     reduction: Reduction = "mean",
 ) -> Tensor:
     """SWTA-TSA, the transposed-structure-aware extension: gate from the upsampled map, target the downsampled one.
@@ -159,11 +181,12 @@ def swta_tsa(
             `sum_n r_oqn (x_n - w_oq)`, so that it rests at the centroid of what it wins. `paper`: as printed,
             `sum_n r_oqn (x_n - sum_q' w_oq')`; `summed`: the authors' code, `- sum_q' (sum_n r_oq'n) w_oq'`. With
             these two, differences between the offsets of a unit have no fixed point, and SWTA's weights grow forever.
+        center: take input and output less the mean of each channel.
         reduction: mean or sum over batch and input positions.
     """
     input, output = input.to(weight.dtype), output.to(weight.dtype)
-    gate = softmax_gate(output, inverse_temperature)
-    change = _correlate(input, gate, weight, geometry)
+    gate = softmax_gate(output, inverse_temperature, center)
+    change = _correlate(input, gate, weight, geometry, input if center else None)
     mass = change.new_empty(weight.shape[1:])  # (Co, *K): how much each unit wins at each offset
     for offset, part in offsets(gate, weight, geometry, input):
         mass[offset] = _total(part)
@@ -184,6 +207,7 @@ def hpca_tsa(
     weight: Tensor,
     geometry: Geometry,
     decay: Decay = "per_offset",
+    center: bool = False,
     reduction: Reduction = "mean",
 ) -> Tensor:
     """HPCA-TSA, the transposed-structure-aware extension of Sanger's rule: units are the output channels.
@@ -196,7 +220,8 @@ def hpca_tsa(
     - `summed`: `sum_q' sum_{m <= o} (sum_n y_oq'n y_mq'n) w_mq'`.
     """
     input, output = input.to(weight.dtype), output.to(weight.dtype)
-    change = _correlate(input, output, weight, geometry)
+    output = less_mean(output) if center else output
+    change = _correlate(input, output, weight, geometry, input if center else None)
     parts = dict(offsets(output, weight, geometry, input))
     if decay == "per_offset":
         for q, part in parts.items():
@@ -210,8 +235,25 @@ def hpca_tsa(
     return _reduce(change, input, reduction)
 
 
-def _correlate(input: Tensor, signal: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """Gradient of `(signal x layer(input)).sum()` by the weight: the sum over positions of signal and input patch."""
+def _correlate(
+    input: Tensor, signal: Tensor, weight: Tensor, geometry: Geometry, target: Tensor | None = None
+) -> Tensor:
+    """Gradient of `(signal x layer(input)).sum()` by the weight: the sum over positions of signal and input patch.
+
+    With `target`, which is the input or the signal, it is that of the target less its mean per channel. The sum is
+    linear: the mean's part is taken off it afterwards, with one channel of ones, so that no centred copy is needed.
+    """
+    change = _weight_gradient(input, signal, weight, geometry)
+    if target is not None:
+        axis = int((target is input) != geometry.transposed)  # of the target's channels in the weight
+        ones = torch.ones_like(target[:, :1])
+        pair = (ones, signal) if target is input else (input, ones)
+        share = _weight_gradient(*pair, weight.narrow(axis, 0, 1), geometry)
+        change -= share * _mean(target).view([-1 if dim == axis else 1 for dim in range(weight.ndim)])
+    return change
+
+
+def _weight_gradient(input: Tensor, signal: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     _, gradient, _ = torch.ops.aten.convolution_backward(
         signal, input, weight, None, geometry.stride, geometry.padding, geometry.dilation, geometry.transposed,
         geometry.output_padding, 1, (False, True, False),
@@ -219,19 +261,28 @@ def _correlate(input: Tensor, signal: Tensor, weight: Tensor, geometry: Geometry
     return gradient  # type: ignore[no-any-return]
 
 
-def softmax_gate(features: Tensor, inverse_temperature: float) -> Tensor:
+def less_mean(features: Tensor) -> Tensor:
+    """Features (B, C, *N) less the mean of each channel over batch and positions."""
+    return features - _mean(features).view(-1, *[1] * (features.ndim - 2))
+
+
+def softmax_gate(features: Tensor, inverse_temperature: float, center: bool = False) -> Tensor:
     """Softmax of `inverse_temperature` x features (B, C, *N) over the channels, in the same memory layout.
+
+    With `center`, of the features less the mean of each channel over batch and positions.
 
     It goes slab by slab, so that the scaled features, as large as the map, are never there as a whole. torch's softmax
     copies what is not contiguous along its axis: channels-last maps are seen with the channels last.
     """
     gate = torch.empty_like(features)
+    mean = _mean(features).view(-1, *[1] * (features.ndim - 2)) if center else features.new_zeros(())
     slab = max(1, features.shape[2] * SLAB // features.numel())
     for part, share in zip(torch.split(features, slab, 2), torch.split(gate, slab, 2), strict=True):
+        scaled = torch.sub(part, mean).mul_(inverse_temperature)
         if features.is_contiguous():
-            share.copy_(torch.softmax(inverse_temperature * part, 1))
+            share.copy_(torch.softmax(scaled, 1))
         else:
-            share.copy_(torch.softmax((inverse_temperature * part).movedim(1, -1), -1).movedim(-1, 1))
+            share.copy_(torch.softmax(scaled.movedim(1, -1), -1).movedim(-1, 1))
     return gate
 
 
@@ -261,6 +312,11 @@ def _gram(one: Tensor, other: Tensor) -> Tensor:
     """(C, C'): products of the channels of two maps (B, C, *N) and (B, C', *N), summed over batch and positions."""
     one, other = (features.movedim(1, -1).reshape(-1, features.shape[1]) for features in (one, other))
     return one.T @ other
+
+
+def _mean(features: Tensor) -> Tensor:
+    """Mean of each channel of features (B, C, *N) over batch and positions: (C,)."""
+    return features.mean((0, *range(2, features.ndim)))
 
 
 def _total(gate: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class HebbianUnits(nn.Module):
         transposed: extension to transposed convolutions.
         inverse_temperature: hardness of SWTA's competition.
         decay: decay of TSA.
+        center: take inputs and outputs less the mean of each channel.
         exclude: names of layers that do not learn, or patterns of names such as `decoder.*`.
 
     Raises:
@@ -51,6 +52,7 @@ class HebbianUnits(nn.Module):
         transposed: Transposed = "tsa",
         inverse_temperature: float = 50.0,
         decay: Decay = "per_offset",
+        center: bool = False,
         exclude: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -59,13 +61,14 @@ class HebbianUnits(nn.Module):
         self.weights = nn.ParameterList([nn.Parameter(layer.weight.detach().clone()) for layer in self.layers.values()])
         self.geometries = {name: Geometry.of(layer) for name, layer in self.layers.items()}
         self.inverse_temperature = inverse_temperature
+        self.center = center
         gate = {"inverse_temperature": inverse_temperature} if rule == "swta" else {}
         conv: Callable[..., Tensor] = rules.swta if rule == "swta" else rules.hpca
         straight: Callable[..., Tensor] = rules.swta_s if rule == "swta" else rules.hpca_s
         aware: Callable[..., Tensor] = rules.swta_tsa if rule == "swta" else rules.hpca_tsa
         upsampling = partial(aware, decay=decay) if transposed == "tsa" else straight
         self.changes = {
-            name: partial(upsampling if geometry.transposed else conv, geometry=geometry, **gate)
+            name: partial(upsampling if geometry.transposed else conv, geometry=geometry, center=center, **gate)
             for name, geometry in self.geometries.items()
         }
         self.unit_axis = {
@@ -86,7 +89,7 @@ class HebbianUnits(nn.Module):
         """How much each unit of a layer wins at each position under rule `swta`: (B, units, *N), sums over units 1."""
         straight = self.geometries[name].transposed and self.unit_axis[name] == 0
         signal = (input if straight else output).to(self.layers[name].weight.dtype)
-        return rules.softmax_gate(signal, self.inverse_temperature)
+        return rules.softmax_gate(signal, self.inverse_temperature, self.center)
 
     @torch.no_grad()
     def fold(self) -> None:

@@ -371,3 +371,18 @@ def test_no_unfolded_copy(name):
     with Storages() as storages:
         F.unfold(output, 3, padding=1)
     assert storages.largest == 9 * wider  # an unfolded copy would have been seen
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [*itertools.product(CONVOLUTIONS, RULES), *itertools.product(TRANSPOSED, TRANSPOSED_RULES)],
+    ids=describe,
+)
+def test_centring_is_the_rule_on_maps_less_their_means(layer, name):
+    input, output, weight = (values.double() for values in signals(layer))
+    input, output = input + 2, output - 3
+    centred = [features - features.mean([0, *range(2, features.ndim)], keepdim=True) for features in (input, output)]
+    geometry, options = Geometry.of(layer), hardness(name)
+    wanted = EVERY_RULE[name](*centred, weight, geometry, **options)
+    torch.testing.assert_close(EVERY_RULE[name](input, output, weight, geometry, center=True, **options), wanted)
+    assert not torch.allclose(EVERY_RULE[name](input, output, weight, geometry, **options), wanted)

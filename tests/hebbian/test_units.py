@@ -57,11 +57,12 @@ def test_a_step_moves_every_layer_and_keeps_unit_norm(name, rule, transposed):
     assert all(torch.equal(value, head[key]) for key, value in network.head.state_dict().items())
 
 
-def test_gradients_are_minus_the_changes_of_one_pass_with_unit_norm_weights():
+@pytest.mark.parametrize("center", [False, True])
+def test_gradients_are_minus_the_changes_of_one_pass_with_unit_norm_weights(center):
     """Reference: a network whose layers are normalised by hand, each layer's signals taken from one forward pass."""
     network, image = built("unet-2d")
     reference, _ = built("unet-2d")
-    units = HebbianUnits(network, inverse_temperature=7.0)
+    units = HebbianUnits(network, inverse_temperature=7.0, center=center)
     units.learn(network, image)
     first, up = reference.encoder.levels[0][1], reference.decoder.ups[0]
     raw = {"encoder.levels.0.1": first.weight.clone(), "decoder.ups.0": up.weight.clone()}
@@ -73,8 +74,8 @@ def test_gradients_are_minus_the_changes_of_one_pass_with_unit_norm_weights():
             module.register_forward_hook(lambda layer, inputs, output: seen.update({layer: (inputs[0], output)}))
     reference(image)
     weights = dict(units.named_weights())
-    conv = swta(*seen[first], raw["encoder.levels.0.1"], Geometry.of(first), 7.0)
-    transposed = swta_tsa(*seen[up], raw["decoder.ups.0"], Geometry.of(up), 7.0)
+    conv = swta(*seen[first], raw["encoder.levels.0.1"], Geometry.of(first), 7.0, center=center)
+    transposed = swta_tsa(*seen[up], raw["decoder.ups.0"], Geometry.of(up), 7.0, center=center)
     torch.testing.assert_close(weights["encoder.levels.0.1"].grad, -conv)
     torch.testing.assert_close(weights["decoder.ups.0"].grad, -transposed)
 

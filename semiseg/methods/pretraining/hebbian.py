@@ -35,6 +35,7 @@ class HebbianPretrain(PretrainingMethod):
         transposed: how the rule extends to transposed convolutions: transposed-structure-aware or straightforward.
         inverse_temperature: hardness of SWTA's competition, 1 to 100 in the paper's table 5 (there "temperature").
         decay: decay of TSA, see `swta_tsa`.
+        center: take inputs and outputs less the mean of each channel, see `semiseg.hebbian.rules`.
         exclude: names of layers that keep their random weights, or patterns such as `decoder.*`.
         **kwargs: as `Method`.
 
@@ -48,13 +49,14 @@ class HebbianPretrain(PretrainingMethod):
         transposed: Transposed = "tsa",
         inverse_temperature: float = 50.0,
         decay: Decay = "per_offset",
+        center: bool = False,
         exclude: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.automatic_optimization = False
         self.network.requires_grad_(False)
-        self.units = HebbianUnits(self.network, rule, transposed, inverse_temperature, decay, exclude)
+        self.units = HebbianUnits(self.network, rule, transposed, inverse_temperature, decay, center, exclude)
         self.observers: list[Observer] = []  # called for each layer in the pass of each step
 
     def configure_callbacks(self) -> list[Callback]:
