@@ -68,9 +68,13 @@ def explain(report: str, args: Sequence[str] = ()) -> str:
     if end["option"] == "class_path":
         return f"{key}: in YAML the options of a class stand below init_args, beside class_path"
     if option := end["option"] or end["member"] or end["argument"]:
-        *groups, name = (f"{end['group']}.{option}" if end["group"] else option).removeprefix("--").split(".")
+        parts = (f"{end['group']}.{option}" if end["group"] else option).removeprefix("--").split(".")
         inner = re.match(r"\. Got value: Namespace\(class_path='([\w.]+)'", report[end.end() :])
-        kind = _class(inner[1] if inner else owner) if not groups else _group(owner, groups[0])
+        kind = _class(inner[1] if inner else owner)
+        if kind is not None and parts[0] not in _options(kind):
+            parts = parts[:1]  # what stands below it, such as a class_path, is no mistake of its own
+        *groups, name = parts
+        kind = _group(owner, groups[0]) if groups else kind
         prefix = ".".join([key, *groups, ""])
         what = kind.__name__ if kind is not None else "it"
         return f"{prefix}{name}: {what} has no such option; {_near(name, _options(kind), prefix)}"

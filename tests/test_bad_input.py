@@ -167,9 +167,70 @@ def test_mask_with_unexpected_values(complains):
     mask = np.asarray(Image.open("masks/c2.png")).copy()
     mask[0] = 127
     Image.fromarray(mask).save("masks/c2.png")
-    complains(folder(), "masks hold the values [0, 127, 255]", "set --data.mask_values")
+    complains(folder(), "masks hold the values [0, 127, 255]", "masks/c2.png has 127", "set --data.mask_values")
     found = "masks/c2.png: unexpected values [127] in 32 pixels"
     complains(folder("--data.mask_values", "[0,255]"), found, "repair the mask or set --data.mask_values")
+
+
+@pytest.mark.parametrize("folds", ["5", "3"])
+def test_too_few_patients_for_any_number_of_folds(folds, complains):
+    pictures(2)
+    hint = "only 2 patient(s) with masks to split, and at least 3 are needed"
+    complains(folder("--data.num_folds", folds), hint, "add masks, or cases of more patients")
+
+
+@pytest.fixture
+def check(capsys):
+    """Check the present folder; returns the problems and the whole report."""
+
+    def run(*options):
+        assert main(["data", "check", ".", *options]) == 2
+        report = capsys.readouterr().out
+        problems = [line for line in report.splitlines() if line.startswith("problem: ")]
+        assert report.endswith(f"{len(problems)} problem(s)\n")
+        return problems, report
+
+    return run
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_check_reports_all_it_can_of_too_few_patients(count, check):
+    pictures(count)
+    problems, report = check()
+    assert len(problems) == 1
+    assert f"only {count} patient" in problems[0]
+    for fact in (
+        f"{count} x 32 x 32, 1 channel(s), uint8, spacing 1 x 1",
+        "background: 78.03 %",
+        "foreground: 21.97 %",
+    ):
+        assert fact in report
+
+
+def test_check_names_each_problem_once(check):
+    pictures()
+    mask = np.asarray(Image.open("masks/c2.png")).copy()
+    mask[0] = 77
+    Image.fromarray(mask).save("masks/c2.png")
+    problems, report = check()
+    assert len(problems) == 1
+    assert "masks/c2.png has 77" in problems[0]
+    assert "8 x 32 x 32" in report
+    assert "% of the voxels" not in report, "the classes are not known"
+    for name in ("c3", "c5"):
+        Path(f"masks/{name}.png").write_bytes(b"no picture")
+    problems, report = check()
+    assert sorted(problem.split(":")[1] for problem in problems) == [" masks/c3.png", " masks/c5.png"]
+    assert "8 x 32 x 32" in report
+
+
+def test_check_of_a_folder_without_masks(check):
+    pictures()
+    shutil.rmtree("masks")
+    problems, report = check()
+    assert len(problems) == 1
+    assert "only 0 patient(s) with masks" in problems[0]
+    assert "8 x 32 x 32" in report
 
 
 @pytest.mark.parametrize(
@@ -239,11 +300,18 @@ def test_nan_names_the_step_and_keeps_the_last_good_checkpoint(complains):
     last = Path("runs/default/synthetic2d/nanfromfourth/labeled-1/fold-0-seed-0/checkpoints/last.ckpt")
     complains(fit(*SYNTHETIC, *steps), "not a number at step 4", f"last good checkpoint is {last}", "optimizer.lr")
     assert torch.load(last, weights_only=True)["global_step"] == 2
+    advice = ("--model.optimizer.lr", "1e-5", "--trainer.gradient_clip_val", "1")
+    complains(fit(*SYNTHETIC, *steps, *advice), "--experiment NAME for a new one")
+    complains(fit(*SYNTHETIC, *steps), "as a new run (--experiment NAME)")
 
 
 def test_learning_rate_far_too_high(complains):
     options = ("--model.optimizer.lr", "1e30", "--trainer.max_steps", "9", "--trainer.val_check_interval", "9")
-    complains(fit(*SYNTHETIC, *options), "loss is not a number at step 2; there is no checkpoint yet")
+    complains(
+        fit(*SYNTHETIC, *options),
+        "loss is not a number at step 2; there is no checkpoint yet",
+        "gradient_clip_val 1)\n",
+    )
     complains(fit(*SYNTHETIC, "--model.optimizer.lr", "-1"), "--model.optimizer: Invalid learning rate: -1")
 
 
@@ -253,25 +321,32 @@ def test_out_of_memory(method, complains):
 
 
 @pytest.mark.parametrize("place", ["torch.save", "os.fsync"])
-def test_disk_full_while_saving(place, complains, monkeypatch):
+@pytest.mark.parametrize(
+    ("before", "then"),  # files written before: best and last of each validation
+    [(0, "starts afresh"), (1, "starts afresh"), (4, f"goes on from {RUN}/checkpoints/last.ckpt")],
+)
+def test_disk_full_while_saving(place, before, then, complains, monkeypatch):
     owner, name = {"torch.save": (torch, "save"), "os.fsync": (os, "fsync")}[place]
     whole, calls = getattr(owner, name), []
 
     def full(*args, **kwargs):
         calls.append(args)
-        if len(calls) <= 4:  # best and last of two validations
+        if len(calls) <= before:
             return whole(*args, **kwargs)
         if place == "os.fsync":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         args[1].write(b"half")
         raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 128 vs 22\nmore")
 
+    reason = {"torch.save": "the disk is probably full", "os.fsync": "No space left on device"}[place]
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, full)
-        complains(fit(*SYNTHETIC, "--trainer.max_steps", "4"), "checkpoints/", ".ckpt: cannot be written")
-    assert {path.name for path in (RUN / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    for name in ("best", "last"):
-        assert torch.load(RUN / f"checkpoints/{name}.ckpt", weights_only=True)["global_step"] <= 3
+        parts = (f"{RUN}/checkpoints/", f".ckpt: cannot be written ({reason}); free space", f"again: it {then}")
+        complains(fit(*SYNTHETIC, "--trainer.max_steps", "4"), *parts)
+    written = {path.name for path in (RUN / "checkpoints").iterdir()}
+    assert written == set(["best.ckpt", "last.ckpt"][:before])
+    for name in written:
+        assert torch.load(RUN / f"checkpoints/{name}", weights_only=True)["global_step"] <= 3
     assert json.loads((RUN / "status.json").read_text())["state"] == "failed"
 
 
@@ -305,6 +380,33 @@ def test_checkpoint_of_another_network(complains, run):
     torch.save({"a": 1}, "other.ckpt")
     Image.new("L", (32, 32)).save("a.png")
     complains(["predict", "other.ckpt", "a.png", "--output", "masks"], "other.ckpt: not a checkpoint of a semiseg run")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--data.size", "[16,16,16]"], ["--model.network.widths", "[4,8,8]", "--model.network.dropout", "[0,0,0]"]],
+)
+def test_run_folder_with_the_checkpoint_of_another_network(options, complains, run):
+    def content():
+        files = (path for path in run.rglob("*") if path.is_file())
+        return {path: path.read_bytes() for path in files if path.name not in (".lock", "config.yaml")}
+
+    assert main(fit(*SYNTHETIC, "--experiment", "other", *options)) == 0
+    (other,) = Path("runs/other").rglob("last.ckpt")
+    for name in ("best", "last"):
+        shutil.copy(other, run / f"checkpoints/{name}.ckpt")
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps({**status, "state": "failed"}))  # else the run is done
+    with (run / "metrics.csv").open("a") as file:
+        file.write("9\n")  # a row that going on would drop
+    before = content()
+    complains(
+        fit(*SYNTHETIC), f"{run}/checkpoints/last.ckpt: belongs to another network", "put the run's own last.ckpt"
+    )
+    for which in ("best", "last"):
+        command = ["test", "--run", str(run), "--checkpoint", which]
+        complains(command, f"{run}/checkpoints/{which}.ckpt: belongs to another network", "--experiment NAME")
+    assert content() == before
 
 
 def test_test_before_any_checkpoint(complains):

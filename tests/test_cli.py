@@ -32,7 +32,7 @@ def assert_complains(args, capsys, *parts):
     [
         ("--model", "Supervisd", "no method of that name; did you mean Supervised?"),
         ("--model", "semiseg.methods.Supervisd", "did you mean Supervised?"),
-        ("--model", "torch.nn.Linear", "no method of that name; use one of"),
+        ("--model", "torch.nn.Identity", "no method of that name; use one of"),
         ("--model", "nowhere.Method", "there is no Python module nowhere; put its folder on PYTHONPATH"),
         ("--data", "Synthetc", "no data set of that name; did you mean Synthetic?"),
         ("--model.network", "UNett", "no network of that name; did you mean UNet?"),
@@ -103,6 +103,18 @@ def test_no_near_option_lists_those_of_the_place(capsys):
         (
             "data: {class_path: Synthetic, init_args: {augmentation: {flp: 1}}}",
             ["did you mean --data.augmentation.flip"],
+        ),
+        (
+            "model: {class_path: Supervised, init_args: {optimiser: {class_path: torch.optim.SGD}}}",
+            ["--model.optimiser: Supervised", "did you mean --model.optimizer?"],
+        ),
+        (
+            "model: {class_path: Supervised, init_args: {optimiser: {class_path: SGD, init_args: {lr: 1}}}}",
+            ["--model.optimiser: Supervised", "did you mean --model.optimizer?"],
+        ),
+        (
+            "model: {class_path: Supervised, init_args: {network: {class_path: UNet, init_args: {nrm: {a: 1}}}}}",
+            ["--model.network.nrm: UNet", "did you mean --model.network.norm?"],
         ),
         ("data: {class_path: Synthetic, fold: 1}", ["--data: in YAML", "below init_args"]),
         ("trainer: {max_step: 3}", ["--trainer.max_step:", "did you mean --trainer.max_steps?"]),

@@ -14,6 +14,7 @@ from rich.table import Table
 from semiseg.data.base import SegmentationDataModule
 from semiseg.data.cache import ArrayCache
 from semiseg.data.cases import Case
+from semiseg.data.splits import Split
 from semiseg.errors import OneLineParser, UserError
 from semiseg.evaluation.panels import case_panel, contact_sheet, save_png
 from semiseg.files import atomic_path
@@ -70,22 +71,30 @@ def _check(data: SegmentationDataModule) -> int:
     sizes: Counter[str] = Counter()
     voxels: Counter[int] = Counter()
     cases = data.cases
+    masked = [case for case in cases if case.mask is not None and case.mask.exists()]
     try:
-        names = data.class_names
+        _ = data.partition
+    except UserError as error:  # the classes may be found all the same, in every mask
+        problems.append(str(error))
+        data.partition = Split(tuple(case.case for case in masked), (), (), ())
+    try:
+        names = data.class_names if masked else ()
     except UserError as error:
         problems.append(str(error))
         names = ()
+    if not names:  # the images can be read all the same
+        data.class_names = data.class_values = ()
     for case in cases:
         problem = _check_case(data, case, sizes, voxels if names else None)
         problems += [problem] if problem else []
-    masked = [case for case in cases if case.mask is not None and case.mask.exists()]
+    problems = list(dict.fromkeys(problems))
     table = Table(title=f"{type(data).__name__}: {data.root}", show_header=False)
     table.add_row("cases", f"{len(cases)} of {len({case.patient for case in cases})} patients")
     table.add_row("with mask", str(len(masked)))
     for size, count in sizes.most_common(5):
         table.add_row("size, spacing", f"{count} x {size}" + (" ..." if len(sizes) > 5 else ""))
-    total = max(1, sum(voxels.values()))
-    for index, name in enumerate(names):
+    total = sum(voxels.values())
+    for index, name in enumerate(names if voxels else ()):
         table.add_row(f"class {index}", f"{name}: {100 * voxels[index] / total:.2f} % of the voxels")
     strata = Counter(case.stratum for case in cases if case.stratum)
     if strata:
@@ -108,9 +117,9 @@ def _check_case(
         sizes[f"{shape}, {image.array.shape[0]} channel(s), {image.array.dtype}, spacing {spacing}"] += 1
         if case.mask is None:
             return None
-        if not case.mask.exists():
-            return f"{case.mask}: mask not found"
-        if voxels is not None:
+        if voxels is None:
+            data.read_raw_mask(case)
+        else:
             found, counts = np.unique(data.read_classes(case), return_counts=True)
             voxels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
             if len(found) == 1 and found[0] == 0:

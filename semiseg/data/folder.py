@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -130,17 +131,21 @@ class Folder(SegmentationDataModule):
             return (0, 255)
         if self.mask_values is not None:
             return tuple(tuple(v) if isinstance(v, Sequence) else int(v) for v in self.mask_values)  # type: ignore[arg-type]
-        found: set[int] = set()
+        pixels: Counter[int] = Counter()
+        files: dict[int, list[Path]] = defaultdict(list)
         for case in [*self.part("labeled"), *self.part("validation"), *self.part("test")]:
             mask = self.read_raw_mask(case)
             if mask.ndim > self.spatial_dims:
                 raise UserError(
                     f"{case.mask}: a colour mask; give the colours as --data.mask_values [[0,0,0],[255,0,0]]"
                 )
-            found |= {int(v) for v in np.unique(mask)}
-            if len(found) > 64:
+            for value, count in zip(*np.unique(mask, return_counts=True), strict=True):
+                pixels[int(value)] += int(count)
+                files[int(value)].append(case.mask or self.root)
+            if len(files) > 64:
                 break
-        return _infer_values(sorted(found), self.root)
+        rare = min(files, key=lambda value: (len(files[value]), pixels[value]))
+        return _infer_values(sorted(files), f"{files[rare][0]} has {rare}", self.root)
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -186,7 +191,7 @@ def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
     return stems
 
 
-def _infer_values(found: list[int], root: Path) -> tuple[int, ...]:
+def _infer_values(found: list[int], rarest: str, root: Path) -> tuple[int, ...]:
     """Two values with 0 are background and foreground; small integers are class indices."""
     if found and found[0] == 0 and len(found) == 2:
         return tuple(found)
@@ -194,6 +199,7 @@ def _infer_values(found: list[int], root: Path) -> tuple[int, ...]:
         return tuple(range(found[-1] + 1))
     shown = f"{found[:8]}{' ...' if len(found) > 8 else ''}"
     raise UserError(
-        f"{root}: masks hold the values {shown}, which do not tell the classes; set --data.mask_values, such as "
-        "[0,255], [0,128,255], [[0,0,0],[255,0,0]] for colours, or foreground for instance ids"
+        f"{root}: masks hold the values {shown}, which do not tell the classes ({rarest}); repair the masks or "
+        "set --data.mask_values, such as [0,255], [0,128,255], [[0,0,0],[255,0,0]] for colours, or foreground for "
+        "instance ids"
     )

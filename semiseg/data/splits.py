@@ -116,17 +116,23 @@ def _key(seed: int) -> Any:
 
 def _folds(cases: Sequence[Case], num_folds: int, fold: int, seed: int, least: int) -> list[set[str]]:
     """Deal patients into folds: largest first, each to the fold that has the fewest cases of its stratum."""
+    strata: dict[str, Counter[str]] = defaultdict(Counter)
+    for case in cases:
+        strata[case.patient][case.stratum] += 1
+    if len(strata) < least:
+        parts = "training, validation and test" if least == 3 else "training and validation"
+        raise UserError(
+            f"only {len(strata)} patient(s) with masks to split, and at least {least} are needed, one each for "
+            f"{parts}; add masks, or cases of more patients"
+        )
     if num_folds < least:
         raise UserError(f"--data.num_folds {num_folds}: at least {least} are needed for train, validation and test")
     if not 0 <= fold < num_folds:
         raise UserError(f"--data.fold {fold} is out of range: with {num_folds} folds use 0 to {num_folds - 1}")
-    strata: dict[str, Counter[str]] = defaultdict(Counter)
-    for case in cases:
-        strata[case.patient][case.stratum] += 1
     if len(strata) < num_folds:
         raise UserError(
             f"--data.num_folds {num_folds}: only {len(strata)} patients with masks to split; "
-            f"use --data.num_folds {max(len(strata), least)} or add cases"
+            f"use --data.num_folds {len(strata)} or add cases"
         )
     size = {patient: sum(counts.values()) for patient, counts in strata.items()}
     stratum = {patient: min(counts, key=lambda s: (-counts[s], s)) for patient, counts in strata.items()}

@@ -1,10 +1,13 @@
 """Pictures a person can look at: masks drawn over images, side by side."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -93,6 +96,16 @@ def save_png(array: Picture, path: Path | str) -> None:
     """Write a picture; a reader never sees a half-written file."""
     with atomic_path(Path(path)) as temporary:
         Image.fromarray(array).save(temporary, format="PNG")
+
+
+def show(trainer: Trainer, picture: Picture, folder: Path, name: str) -> None:
+    """Save a picture of a run in `folder` and log it on W&B."""
+    folder.mkdir(exist_ok=True)
+    save_png(picture, folder / f"{name}.png")
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            with contextlib.suppress(Exception):  # a lost connection must not stop a run
+                logger.log_image(f"figures/{name}", [picture])
 
 
 def _to_rgb(image: Array) -> Picture:

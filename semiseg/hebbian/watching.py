@@ -13,11 +13,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.nn import functional as F
 
+from semiseg.evaluation.panels import show
 from semiseg.hebbian import rules
 from semiseg.hebbian.figures import QUANTITIES, filters_figure, latent_figure, learning_figure
 from semiseg.hebbian.units import HebbianUnits
-from semiseg.running.callbacks import show
-from semiseg.running.folder import RunFolder
 
 PATCHES = 500  # shown at most
 
@@ -101,7 +100,7 @@ class WatchLearning(Callback):
         if not self.undrawn:
             return
         self.undrawn = False
-        folder = RunFolder(Path(trainer.default_root_dir))
+        folder = Path(trainer.default_root_dir) / "figures"
         name, weight = next(pl_module.units.named_weights())
         axis = pl_module.units.unit_axis[name]
         pair = {f"{name} at the start": self.start[name], f"now, step {trainer.global_step}": weight.detach().cpu()}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +42,11 @@ def predict_command(args: Sequence[str]) -> None:
     images = _collect(options.inputs)
     _refuse_clashes(images, options.output)
     predictor = Predictor(options.checkpoint, options.device, options.trust)
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {options.output}: {error.strerror}; choose a folder that can be written") from error
+    with _folder(options.output):
+        _predict(predictor, images, options)
+
+
+def _predict(predictor: Predictor, images: Sequence[Path], options: argparse.Namespace) -> None:
     failed: list[str] = []
     for number, path in enumerate(images, start=1):
         try:
@@ -60,6 +64,22 @@ def predict_command(args: Sequence[str]) -> None:
             print(f"{number}/{len(images)} {path} -> {target}", flush=True)
     if failed:
         raise UserError(f"{len(failed)} of {len(images)} images failed, the first: {failed[0]}")
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """A folder that is made, and taken away again where nothing came into it."""
+    try:
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {path}: {error.strerror}; choose a folder that can be written") from error
+    try:
+        yield
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
 
 
 def _collect(inputs: Sequence[Path]) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from semiseg.data.io import Image
+from semiseg.data.io import Image, read_image
 from semiseg.data.preprocessing import Preprocessing, resize_logits
 from semiseg.errors import UserError
 from semiseg.files import import_from_here
@@ -75,7 +75,14 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, path: Path) -> Prediction:
         """Segment one image file."""
-        image = self.preprocessing.read(path)
+        image = read_image(path, self.preprocessing.h5_axes, self.preprocessing.h5_spacing)
+        given, wanted = image.array.ndim - 1, self.preprocessing.spatial_dims
+        if given != wanted:
+            kind = "pictures such as PNG" if wanted == 2 else "volumes such as NIfTI"
+            raise UserError(
+                f"{path}: is a {given}D image; {wanted}D images are expected here: give {kind}, or a checkpoint "
+                f"trained on {given}D images"
+            )
         try:
             prepared = self.preprocessing.prepare(image)
         except UserError as error:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from semiseg.data.preprocessing import resize
 from semiseg.errors import UserError
-from semiseg.evaluation.panels import case_panel, contact_sheet, save_png
+from semiseg.evaluation.panels import case_panel, contact_sheet, show
 from semiseg.running.folder import RunFolder
 
 
@@ -71,10 +69,12 @@ class StopAtNaN(Callback):
         if self.first_bad is None or torch.isinf(self.first_bad):
             return
         last = self.folder.checkpoint("last")
-        good = f"the last good checkpoint is {last}" if last.exists() else "there is no checkpoint yet"
+        good, anew = "there is no checkpoint yet", ""
+        if last.exists():  # this folder then keeps to its options
+            good, anew = f"the last good checkpoint is {last}", ", as a new run (--experiment NAME)"
         raise UserError(
             f"loss is not a number at step {int(self.first_bad)}; {good}; lower the learning rate "
-            "(--model.optimizer.lr) or clip gradients (--trainer.gradient_clip_val 1)"
+            f"(--model.optimizer.lr) or clip gradients (--trainer.gradient_clip_val 1){anew}"
         )
 
 
@@ -120,7 +120,7 @@ class ValidationPanels(Callback):
         if trainer.state.fn != "fit" or not self.panels or dice <= self.best:
             return
         self.best = dice
-        show(trainer, contact_sheet(self.panels, 1), self.folder, "validation")
+        show(trainer, contact_sheet(self.panels, 1), self.folder.figures, "validation")
 
 
 def panel(batch: dict[str, Any], i: int, prediction: torch.Tensor, note: str = "") -> np.ndarray:
@@ -128,16 +128,6 @@ def panel(batch: dict[str, Any], i: int, prediction: torch.Tensor, note: str = "
     target = batch["target"][i].cpu().numpy()
     image = resize(batch["image"][i].float().cpu().numpy(), target.shape)
     return case_panel(image, target, prediction.cpu().numpy(), f"{batch['case'][i]} {note}".strip())
-
-
-def show(trainer: Trainer, picture: np.ndarray, folder: RunFolder, name: str) -> None:
-    """Save a picture in `figures/` and log it on W&B."""
-    folder.figures.mkdir(exist_ok=True)
-    save_png(picture, folder.figures / f"{name}.png")
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            with contextlib.suppress(Exception):  # a lost connection must not stop a run
-                logger.log_image(f"figures/{name}", [picture])
 
 
 class QuietProgress(Callback):

@@ -29,16 +29,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             UserError: the disk is full or the folder cannot be written.
         """
-        with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
+        last = Path(path).with_name("last.ckpt")
+        with atomic_path(Path(path)) as temporary:
             try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:  # torch's zip writer hides the system's error
+                with open(temporary, "wb") as file:
+                    torch.save(checkpoint, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except (RuntimeError, OSError) as error:
+                if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                    raise  # else torch's zip writer, which hides the system's error
+                then = f"goes on from {last}" if last.exists() else "starts afresh, as there is no last.ckpt yet"
                 raise UserError(
-                    f"{path}: cannot be written ({' '.join(str(error).split())[:80]}), the disk may be full; free "
-                    "space and run the same command again, it goes on from the former checkpoint"
+                    f"{path}: cannot be written ({getattr(error, 'strerror', None) or 'the disk is probably full'}); "
+                    f"free space and run the same command again: it {then}"
                 ) from error
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import signal
 import sys
 import time
@@ -80,6 +81,7 @@ class SemisegCLI(LightningCLI):
     def __init__(self, run: Path | None, checkpoint: str, **kwargs: Any) -> None:
         self.given_run = run
         self.checkpoint = checkpoint
+        self.last_step: int | None = None  # that a run goes on from
         with contextlib.ExitStack() as self.at_exit:
             self.at_exit.push(lambda failure, *_: finish_wandb(failure is not None))
             super().__init__(**kwargs)
@@ -181,11 +183,35 @@ class SemisegCLI(LightningCLI):
         if folder.status.get("state") == "done":
             rank_zero_only(print)(f"done already: {folder.path}\n{self._next_step}")
             raise SystemExit(0)
-        if self.lost_weights and not folder.checkpoint("last").exists():
+        if folder.checkpoint("last").exists():
+            self.last_step = self._try_checkpoint("last")
+        elif self.lost_weights:
             load_weights(self.model.network, self.lost_weights)  # says what is wrong
         if _rank() == 0:
             defaults = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:8]}
             folder.update_status(**{**defaults, **folder.status, "state": "running", "error": None, **provenance()})
+
+    def _try_checkpoint(self, which: str) -> int:
+        """Load a checkpoint of the run, before anything is changed, to see that it is one of its network.
+
+        Returns:
+            The step at which it was written.
+
+        Raises:
+            UserError: it is missing, corrupt, or of another network.
+        """
+        path = self.folder.checkpoint(which)
+        content = load_checkpoint(path)
+        self.model.on_load_checkpoint(content)
+        try:
+            self.model.load_state_dict(content["state_dict"], strict=self.model.strict_loading)
+        except RuntimeError as error:
+            name = re.search(r'(?:size mismatch for |")([\w.]+)', str(error))
+            raise UserError(
+                f"{path}: belongs to another network than this run's{f' ({name[1]} differs)' if name else ''}; put the "
+                f"run's own {path.name} back, or use --experiment NAME for a new run"
+            ) from error
+        return int(content["global_step"])
 
     @property
     def _next_step(self) -> str:
@@ -204,12 +230,10 @@ class SemisegCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Go on from the last checkpoint, if there is one."""
-        last = self.folder.checkpoint("last")
-        if last.exists():
-            step = load_checkpoint(last)["global_step"]
-            self.csv.forget_after(step)
-            self.config_init["fit"].ckpt_path = str(last)
-            rank_zero_only(print)(f"going on from step {step}: {self.folder.path}", flush=True)
+        if self.last_step is not None:
+            self.csv.forget_after(self.last_step)
+            self.config_init["fit"].ckpt_path = str(self.folder.checkpoint("last"))
+            rank_zero_only(print)(f"going on from step {self.last_step}: {self.folder.path}", flush=True)
         else:
             self.csv.forget_after(0)
             counts = {name: len(self.datamodule.part(name)) for name in ("labeled", "unlabeled", "validation", "test")}
@@ -246,9 +270,8 @@ class SemisegCLI(LightningCLI):
             raise UserError(
                 f"--run {self.folder.path}: {name} is a first stage, which segments nothing; {self._next_step}"
             )
-        path = self.folder.checkpoint(self.checkpoint)
-        load_checkpoint(path)
-        self.config_init[self.subcommand].ckpt_path = str(path)
+        self._try_checkpoint(self.checkpoint)
+        self.config_init[self.subcommand].ckpt_path = str(self.folder.checkpoint(self.checkpoint))
         self.config_init[self.subcommand].verbose = self.subcommand == "validate"  # a test prints its own table
 
     before_validate = before_test

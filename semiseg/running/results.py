@@ -10,8 +10,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from semiseg.evaluation.cases import CaseTable
-from semiseg.evaluation.panels import contact_sheet
-from semiseg.running.callbacks import panel, show
+from semiseg.evaluation.panels import contact_sheet, show
+from semiseg.running.callbacks import panel
 from semiseg.running.folder import RunFolder
 
 
@@ -53,4 +53,5 @@ class WriteResults(Callback):
                 for i, prediction in enumerate(predictions):
                     case = batch["case"][i]
                     panels[notes[case]] = panel(batch, i, prediction, notes[case])
-        show(trainer, contact_sheet([panels[note] for note in notes.values()], 1), self.folder, f"{self.name}-test")
+        sheet = contact_sheet([panels[note] for note in notes.values()], 1)
+        show(trainer, sheet, self.folder.figures, f"{self.name}-test")

@@ -612,7 +612,7 @@ def test_values_that_do_not_tell_the_classes_are_refused(values, tmp_path):
     masks = [halves(*values[:2]) for _ in range(4)]
     masks[0][0, 0] = values[-1]
     root = write_pairs(tmp_path, masks)
-    with pytest.raises(UserError, match=r"do not tell the classes; set --data\.mask_values"):
+    with pytest.raises(UserError, match=r"do not tell the classes \(.*masks/0\.png has .*set --data\.mask_values"):
         families.Folder(str(root), num_folds=3).prepare_data()
 
 

@@ -214,6 +214,28 @@ def test_mistakes_are_named(options, words):
         make_split(simple(10), **options)
 
 
+@pytest.mark.parametrize(
+    ("cases", "options", "words"),
+    [
+        (
+            simple(2),
+            {"num_folds": 3},
+            "only 2 patient.* at least 3 are needed, one each for training, validation and test",
+        ),
+        (simple(2), {"num_folds": 2}, "only 2 patient.* at least 3 are needed"),
+        ([*simple(4, mask=False), case("x")], {}, "only 1 patient.* add masks, or cases of more patients"),
+        (
+            [*simple(1, official="train"), case("t", official="test")],
+            {"mode": "official"},
+            "only 1 patient.* at least 2 are needed, one each for training and validation;",
+        ),
+    ],
+)
+def test_too_few_patients_for_any_number_of_folds(cases, options, words):
+    with pytest.raises(UserError, match=words):
+        make_split(cases, **options)
+
+
 def test_official_needs_two_folds():
     with pytest.raises(UserError, match="at least 2"):
         make_split([*simple(5, official="train"), case("t", official="test")], mode="official", num_folds=1)

@@ -116,6 +116,29 @@ def test_what_fails_does_not_stop_the_others(runs: dict[int, Path], tmp_path: Pa
     assert "a.png" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("dims", "hint"),
+    [
+        (2, "give pictures such as PNG, or a checkpoint trained on 3D images"),
+        (3, "give volumes such as NIfTI, or a checkpoint trained on 2D images"),
+    ],
+)
+def test_images_of_the_other_kind(runs: dict[int, Path], tmp_path: Path, capsys, dims: int, hint: str) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(random((32, 32, 3))).save(images / "a.png")
+    nib.save(nib.Nifti1Image(random((8, 8, 8), np.int16), OBLIQUE), images / "v.nii.gz")
+    odd = images / ("v.nii.gz" if dims == 2 else "a.png")
+    assert predict(runs[dims], odd, "--output", tmp_path / "new" / "out") == 2
+    assert hint in capsys.readouterr().err
+    assert not (tmp_path / "new").exists(), "an empty folder is left behind"
+    (tmp_path / "mine").mkdir()
+    assert predict(runs[dims], odd, "--output", tmp_path / "mine") == 2
+    assert (tmp_path / "mine").exists(), "a folder that was there is gone"
+    assert predict(runs[dims], images, "--output", tmp_path / "new" / "out") == 2
+    assert len(list((tmp_path / "new" / "out").iterdir())) == 1
+
+
 def test_the_predictor_predicts_what_was_scored(runs: dict[int, Path], tmp_path: Path) -> None:
     """Preprocessing by hand, from the formulas, gives the same classes."""
     picture = random((64, 64, 3))

@@ -76,6 +76,17 @@ def test_changes_that_are_not_numbers_stop_the_run(fit, capsys: pytest.CaptureFi
     assert "not a number at step" in capsys.readouterr().err
 
 
+def test_compilation_is_refused(fit, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(AssertionError):
+        fit(*HEBBIAN, *DATA, "--model.compile", "true")
+    assert "--model.compile" in capsys.readouterr().err
+
+
+def test_bfloat16_trains(fit) -> None:
+    run = fit(*HEBBIAN, *DATA, "--trainer.precision", "bf16-mixed")
+    assert all(weight.dtype == torch.float32 and weight.isfinite().all() for weight in loaded(run).units.weights)
+
+
 def test_mean_over_processes_is_the_identity_for_one() -> None:
     tensor = torch.arange(3.0)
     average_over_processes([tensor])
@@ -83,12 +94,21 @@ def test_mean_over_processes_is_the_identity_for_one() -> None:
 
 
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Instance norm, since batch norm sees another batch; SGD, since Adam makes a step of what rounding leaves."""
+    """Instance norm and no centring, since a batch's means differ; SGD, since Adam makes a step of rounding errors."""
     monkeypatch.chdir(tmp_path)
     options = (
         *(*HEBBIAN, *DATA, "--trainer.accelerator", "cpu", "--trainer.max_steps", "4"),
         *("--trainer.val_check_interval", "4", "--model.network.norm", "instance", "--model.network.widths", "[4,8]"),
-        *("--model.network.dropout", "[0,0]", "--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1"),
+        *(
+            "--model.network.dropout",
+            "[0,0]",
+            "--model.center",
+            "false",
+            "--model.optimizer",
+            "torch.optim.SGD",
+            "--model.optimizer.lr",
+            "0.1",
+        ),
     )
     ddp = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.batch_size", "1", "--experiment", "two")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

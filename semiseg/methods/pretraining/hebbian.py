@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
+from semiseg.errors import UserError
 from semiseg.hebbian.rules import Decay
 from semiseg.hebbian.units import HebbianUnits, Observer, Rule, Transposed
 from semiseg.hebbian.watching import WatchLearning
@@ -35,12 +36,14 @@ class HebbianPretrain(PretrainingMethod):
         transposed: how the rule extends to transposed convolutions: transposed-structure-aware or straightforward.
         inverse_temperature: hardness of SWTA's competition, 1 to 100 in the paper's table 5 (there "temperature").
         decay: decay of TSA, see `swta_tsa`.
-        center: take inputs and outputs less the mean of each channel, see `semiseg.hebbian.rules`.
+        center: take inputs and outputs less the mean of each channel, see `semiseg.hebbian.rules`. Like batch
+            normalisation, each process takes the mean of its own batch.
         exclude: names of layers that keep their random weights, or patterns such as `decoder.*`.
         **kwargs: as `Method`.
 
     Raises:
-        UserError: a pattern in `exclude` matches no layer, or no rule exists for a layer.
+        UserError: a pattern in `exclude` matches no layer, no rule exists for a layer, `compile` is asked for (a
+            compiled network hides its layers' signals), or precision `16-mixed`, which scales gradients: none here.
     """
 
     def __init__(
@@ -54,6 +57,10 @@ class HebbianPretrain(PretrainingMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if self.compile_network:
+            raise UserError(
+                "--model.compile: Hebbian rules see every layer, which a compiled network hides; leave it out"
+            )
         self.automatic_optimization = False
         self.network.requires_grad_(False)
         self.units = HebbianUnits(self.network, rule, transposed, inverse_temperature, decay, center, exclude)
@@ -62,6 +69,12 @@ class HebbianPretrain(PretrainingMethod):
     def configure_callbacks(self) -> list[Callback]:
         """Records and figures of what is learnt."""
         return [WatchLearning()]
+
+    def setup(self, stage: str) -> None:
+        """As any method; refuse what would spoil the changes."""
+        super().setup(stage)
+        if self.trainer.precision == "16-mixed":
+            raise UserError("--trainer.precision 16-mixed scales gradients, which there are none of; use bf16-mixed")
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One pass, one change of every layer; returns the mean size of the changes, relative to the weights."""
