@@ -36,7 +36,7 @@ Decay = Literal["per_offset", "summed", "paper"]
 Convolution = nn.Conv2d | nn.Conv3d
 TransposedConvolution = nn.ConvTranspose2d | nn.ConvTranspose3d
 
-SLAB = 2**17  # numbers that a gate is computed of at a time
+SLAB = 2**13  # positions that a gate is computed of at a time
 
 
 @dataclass(frozen=True)
@@ -272,17 +272,18 @@ def softmax_gate(features: Tensor, inverse_temperature: float, center: bool = Fa
     With `center`, of the features less the mean of each channel over batch and positions.
 
     It goes slab by slab, so that the scaled features, as large as the map, are never there as a whole. torch's softmax
-    copies what is not contiguous along its axis: channels-last maps are seen with the channels last.
+    copies what is not contiguous along its axis: channels-last maps are seen as rows of channels, others by sample.
     """
     gate = torch.empty_like(features)
-    mean = _mean(features).view(-1, *[1] * (features.ndim - 2)) if center else features.new_zeros(())
-    slab = max(1, features.shape[2] * SLAB // features.numel())
-    for part, share in zip(torch.split(features, slab, 2), torch.split(gate, slab, 2), strict=True):
-        scaled = torch.sub(part, mean).mul_(inverse_temperature)
-        if features.is_contiguous():
-            share.copy_(torch.softmax(scaled, 1))
-        else:
-            share.copy_(torch.softmax(scaled.movedim(1, -1), -1).movedim(-1, 1))
+    shift = -inverse_temperature * _mean(features) if center else features.new_zeros(1)
+    if features.movedim(1, -1).is_contiguous():
+        rows, out = (maps.movedim(1, -1).flatten(0, -2) for maps in (features, gate))
+        for part, share in zip(torch.split(rows, SLAB), torch.split(out, SLAB), strict=True):
+            torch.softmax(torch.add(shift, part, alpha=inverse_temperature), 1, out=share)
+    else:
+        shift = shift.view(-1, *[1] * (features.ndim - 2))
+        for sample, share in zip(features, gate, strict=True):
+            share.copy_(torch.softmax(torch.add(shift, sample, alpha=inverse_temperature), 0))
     return gate
 
 
