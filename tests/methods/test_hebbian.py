@@ -60,6 +60,15 @@ def test_the_checkpoint_is_the_network_that_training_used(fit) -> None:
         torch.testing.assert_close(dict(plain.named_modules())[name].weight, unit)
 
 
+def test_the_optimiser_has_the_raw_weights_alone_and_its_schedule_follows_the_steps(fit) -> None:
+    run = fit(*HEBBIAN, *DATA)
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    (optimizer,), (schedule,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
+    assert len(optimizer["param_groups"][0]["params"]) == len(loaded(run).units.weights)
+    assert schedule["last_epoch"] == checkpoint["global_step"] == 4
+    assert optimizer["param_groups"][0]["lr"] == pytest.approx(0.001 / 8)  # three times halved
+
+
 def test_the_seed_of_the_run_is_that_of_pretraining(fit) -> None:
     first, again, other = (
         loaded(fit(*HEBBIAN, *DATA, "--seed_everything", seed, "--experiment", name))
