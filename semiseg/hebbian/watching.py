@@ -140,13 +140,15 @@ def latent_vectors(units: HebbianUnits, name: str, input: Tensor, output: Tensor
     """What a layer's raw weights move to, (positions, D), and these weights, (vectors, D).
 
     Convolution: patches of its input, and its filters. Transposed, S: patches of its output, and each input channel's
-    weights. TSA: positions of its input, and the weights of each offset of each unit.
+    weights. TSA: positions of its input, and the weights of each offset of each unit. Centred if the rule centres.
     """
     weight, geometry = dict(units.named_weights())[name], units.geometries[name]
-    if units.unit_axis[name] == 1:
-        return input.movedim(1, -1).flatten(0, -2), weight.flatten(1).T
-    large, small = (output, input) if geometry.transposed else (input, output)
-    views = [view for _, view in rules.offsets(large, weight, geometry, small)]
+    aware = units.unit_axis[name] == 1
+    target, other = (output, input) if geometry.transposed and not aware else (input, output)
+    target = rules.less_mean(target) if units.center else target
+    if aware:
+        return target.movedim(1, -1).flatten(0, -2), weight.flatten(1).T
+    views = [view for _, view in rules.offsets(target, weight, geometry, other)]
     return torch.stack(views, -1).movedim(1, -2).flatten(-2).flatten(0, -2), weight.flatten(1)
 
 

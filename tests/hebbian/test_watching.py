@@ -41,14 +41,18 @@ def seen(units: HebbianUnits, network: UNet, image: torch.Tensor) -> dict[str, t
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("transposed", ["tsa", "s"])
-def test_records_and_latent_vectors_by_their_formulas(dims: int, transposed: Any) -> None:
+@pytest.mark.parametrize("center", [False, True])
+def test_records_and_latent_vectors_by_their_formulas(dims: int, transposed: Any, center: bool) -> None:
     torch.manual_seed(0)
     network = UNet(3, 2, dims, widths=(4, 6), dropout=(0, 0))
-    units = HebbianUnits(network, "swta", transposed, inverse_temperature=2.0)
+    units = HebbianUnits(network, "swta", transposed, inverse_temperature=2.0, center=center)
     for name, (x, y) in seen(units, network, torch.randn(2, 3, *[8] * dims)).items():
         weight = dict(units.named_weights())[name].detach()
         up, start = "ups" in name, torch.randn_like(weight)
         values = record(units, name, start, x, y)
+        patches, vectors = latent_vectors(units, name, x, y)
+        if center:
+            x, y = (maps - maps.mean((0, *range(2, maps.ndim)), keepdim=True) for maps in (x, y))
 
         axis = 1 if up and transposed == "tsa" else 0
         neurons = [part.flatten() for part in weight.unbind(axis)]
@@ -68,7 +72,6 @@ def test_records_and_latent_vectors_by_their_formulas(dims: int, transposed: Any
             torch.testing.assert_close(values[quantity], value, msg=f"{name}: {quantity}")
 
         # a product of patches and vectors is what a convolution computes, and a transposed one each offset of
-        patches, vectors = latent_vectors(units, name, x, y)
         conv, conv_up = (F.conv2d, F.conv_transpose2d) if dims == 2 else (F.conv3d, F.conv_transpose3d)
         if axis == 1:
             blocks = conv_up(x, weight, stride=2)  # offsets, then units, to the channels
