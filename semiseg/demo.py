@@ -17,11 +17,11 @@ from semiseg.files import atomic_path
 from semiseg.running.folder import RunFolder
 
 SHORT = ("--trainer.max_steps", "200", "--trainer.val_check_interval", "100")
-PRETRAIN = ("--config", "configs/method/hebbian_swta_tsa.yaml", *SHORT)
-FIRST_STAGE = "synthetic2d/hebbian_swta_tsa/labeled-1/fold-0-seed-0"
+PRETRAIN = ("--config", "configs/method/hebbian_hpca_tsa.yaml", "--trainer.max_steps", "100")
+FIRST_STAGE = "synthetic2d/hebbian_hpca_tsa/labeled-1/fold-0-seed-0"
 RUNS = (
     ("2D, 5 % labels", "synthetic2d", "supervised", "0.05", SHORT),
-    ("2D, 5 % labels after Hebbian pretraining", "synthetic2d", "hebbian", "0.05", SHORT),
+    ("2D, 5 %, HPCA first", "synthetic2d", "hebbian", "0.05", SHORT),
     ("2D, all labels", "synthetic2d", "supervised", "1", SHORT),
     (
         *("3D, half the labels", "synthetic3d", "supervised", "0.5"),
