@@ -36,7 +36,7 @@ Decay = Literal["per_offset", "summed", "paper"]
 Convolution = nn.Conv2d | nn.Conv3d
 TransposedConvolution = nn.ConvTranspose2d | nn.ConvTranspose3d
 
-SLAB = 2**13  # positions that a gate is computed of at a time
+BLOCK = 128  # units whose decay by the units before them is computed at a time
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def hpca(
     input, output = input.to(weight.dtype), output.to(weight.dtype)
     output = less_mean(output) if center else output
     change = _correlate(input, output, weight, geometry, input if center else None)
-    change -= (_gram(output, output).tril() @ weight.flatten(1)).view_as(weight)
+    _decay_by_earlier_units(change, _gram(output, output), weight)
     return _reduce(change, output, reduction)
 
 
@@ -151,7 +151,7 @@ def hpca_s(
     input, output = input.to(weight.dtype), output.to(weight.dtype)
     input = less_mean(input) if center else input
     change = _correlate(input, output, weight, geometry, output if center else None)
-    change -= (_gram(input, input).tril() @ weight.flatten(1)).view_as(weight)
+    _decay_by_earlier_units(change, _gram(input, input), weight)
     return _reduce(change, input, reduction)
 
 
@@ -261,6 +261,20 @@ def _weight_gradient(input: Tensor, signal: Tensor, weight: Tensor, geometry: Ge
     return gradient  # type: ignore[no-any-return]
 
 
+def _decay_by_earlier_units(change: Tensor, gram: Tensor, weight: Tensor) -> None:
+    """Take `sum_{m <= j} gram_jm w_m` off the change of each unit j.
+
+    Block by block, which leaves out most products with the zeros above the diagonal, and on the change as it lies in
+    memory, without a copy.
+    """
+    order = [0, *sorted(range(1, change.ndim), key=change.stride, reverse=True)]
+    rows = change.permute(order).view(len(change), -1)
+    units = weight.permute(order).flatten(1)
+    for start in range(0, len(rows), BLOCK):
+        stop = start + BLOCK
+        rows[start:stop].addmm_(gram[start:stop, :stop].tril(start), units[:stop], alpha=-1)
+
+
 def less_mean(features: Tensor) -> Tensor:
     """Features (B, C, *N) less the mean of each channel over batch and positions."""
     return features - _mean(features).view(-1, *[1] * (features.ndim - 2))
@@ -271,19 +285,14 @@ def softmax_gate(features: Tensor, inverse_temperature: float, center: bool = Fa
 
     With `center`, of the features less the mean of each channel over batch and positions.
 
-    It goes slab by slab, so that the scaled features, as large as the map, are never there as a whole. torch's softmax
-    copies what is not contiguous along its axis: channels-last maps are seen as rows of channels, others by sample.
+    torch's softmax copies what is not contiguous along its axis: channels-last maps are seen as rows of channels,
+    others by sample.
     """
-    gate = torch.empty_like(features)
+    axis = -1 if features.movedim(1, -1).is_contiguous() else 1
     shift = -inverse_temperature * _mean(features) if center else features.new_zeros(1)
-    if features.movedim(1, -1).is_contiguous():
-        rows, out = (maps.movedim(1, -1).flatten(0, -2) for maps in (features, gate))
-        for part, share in zip(torch.split(rows, SLAB), torch.split(out, SLAB), strict=True):
-            torch.softmax(torch.add(shift, part, alpha=inverse_temperature), 1, out=share)
-    else:
-        shift = shift.view(-1, *[1] * (features.ndim - 2))
-        for sample, share in zip(features, gate, strict=True):
-            share.copy_(torch.softmax(torch.add(shift, sample, alpha=inverse_temperature), 0))
+    gate = torch.add(shift.view(-1, *[1] * (features.ndim - 2)), features, alpha=inverse_temperature)
+    for part in [gate.movedim(1, -1)] if axis == -1 else torch.split(gate, 1):
+        torch.softmax(part, axis, out=part)
     return gate
 
 

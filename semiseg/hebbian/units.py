@@ -124,7 +124,9 @@ class HebbianUnits(nn.Module):
                 observer(name, input, output)
             if self.learns:
                 with torch.autocast(input.device.type, enabled=False):
-                    weights[name].grad = self.changes[name](input, output, weights[name]).neg_()
+                    change = self.changes[name](input, output, weights[name])
+                # laid out as the weight: torch's fused optimisers read a gradient's memory in the weight's order
+                weights[name].grad = torch.neg(change, out=torch.empty_like(weights[name]))
 
         with self.watching(see):
             network.features(image)

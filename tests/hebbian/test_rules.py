@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from semiseg.errors import UserError
-from semiseg.hebbian.rules import Geometry, hpca, hpca_s, hpca_tsa, swta, swta_s, swta_tsa
+from semiseg.hebbian.rules import BLOCK, Geometry, hpca, hpca_s, hpca_tsa, swta, swta_s, swta_tsa
 
 DECAYS = ["per_offset", "summed", "paper"]
 HARDNESS = 3.0  # inverse temperature at which no unit wins everything
@@ -300,6 +300,18 @@ def test_samples_add_up_in_every_memory_layout(name, dims):
     for layout in [torch.contiguous_format, channels_last]:
         change = rule(input.to(memory_format=layout), output.to(memory_format=layout))
         assert (change - expected).norm() < 1e-10 * expected.norm()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_unit_decays_by_all_units_before_it_whatever_their_number(layout):
+    layer = drawn(nn.Conv2d(2, 2 * BLOCK + 3, 2, bias=False)).to(memory_format=layout)
+    input = random_map(1, 2, 5, 5).to(memory_format=layout)
+    with torch.no_grad():
+        output = layer(input)
+    change = hpca(input, output, layer.weight, Geometry.of(layer), reduction="sum").flatten(1)
+    patches, y = F.unfold(input, 2)[0], output.flatten(2)[0]
+    expected = y @ patches.T - (y @ y.T).tril() @ layer.weight.detach().flatten(1)
+    torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])

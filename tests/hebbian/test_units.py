@@ -57,6 +57,21 @@ def test_a_step_moves_every_layer_and_keeps_unit_norm(name, rule, transposed):
     assert all(torch.equal(value, head[key]) for key, value in network.head.state_dict().items())
 
 
+@pytest.mark.parametrize("rule", ["swta", "hpca"])
+def test_a_fused_optimiser_reads_each_change_in_the_order_of_its_weight(rule):
+    layout, image = torch.channels_last_3d, torch.randn(1, 1, 16, 16, 16)
+    after = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        network = UNet(1, 2, 3, widths=[16, 16], dropout=[0, 0]).to(memory_format=layout)
+        units = HebbianUnits(network, rule=rule)
+        units.learn(network, image.to(memory_format=layout))
+        assert all(weight.grad.stride() == weight.stride() for weight in units.weights)
+        torch.optim.Adam(units.parameters(), lr=0.1, eps=1, fused=fused).step()
+        after.append([weight.detach() for weight in units.weights])
+    torch.testing.assert_close(*after)
+
+
 @pytest.mark.parametrize("center", [False, True])
 def test_gradients_are_minus_the_changes_of_one_pass_with_unit_norm_weights(center):
     """Reference: a network whose layers are normalised by hand, each layer's signals taken from one forward pass."""
