@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 
 TINY = (
     *("--trainer.accelerator", "cpu", "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"),
-    *("--model.network.widths", "[4,8]", "--model.network.dropout", "[0,0]"),
+    *("--model.network.widths", "[4,4,8]", "--model.network.dropout", "[0,0,0]"),
 )
 
 

@@ -14,18 +14,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Geometric augmentation of the papers, with intensity as an option; applies to 2D and 3D alike.
+    """Geometric augmentation of the papers, with zoom and intensity as options; applies to 2D and 3D alike.
 
     Args:
         flip: flip every spatial axis with probability 0.5.
         rot90: rotate by a random multiple of 90 degrees in the first two axes (3D: the axial plane).
         rotate: largest free rotation in degrees, 2D only, used on half of the images; 0 for none.
-        intensity: largest relative change of contrast, and of brightness in standard deviations; 0 for none.
+        zoom: images are enlarged or shrunk by a factor of up to 1 + zoom, 2D only; 0 for none.
+        intensity: largest relative change of contrast, and of brightness in standard deviations, each channel on its
+            own, so that colours change too; 0 for none.
     """
 
     flip: bool = True
     rot90: bool = True
     rotate: float = 15.0
+    zoom: float = 0.0
     intensity: float = 0.0
 
     def __call__(self, image: Tensor, mask: Tensor | None, random: np.random.Generator) -> tuple[Tensor, Tensor | None]:
@@ -42,18 +45,26 @@ class Augmentation:
             plane = [-spatial, 1 - spatial]
             image = image.rot90(turns, plane)
             mask = mask.rot90(turns, plane) if mask is not None else None
+        turn, factor = 0.0, 1.0
         if self.rotate and spatial == 2 and random.random() < 0.5:
-            image, mask = _rotate(image, mask, math.radians(random.uniform(-self.rotate, self.rotate)))
+            turn = math.radians(random.uniform(-self.rotate, self.rotate))
+        if self.zoom and spatial == 2:
+            factor = (1 + self.zoom) ** random.uniform(-1, 1)
+        if turn or factor != 1:
+            image, mask = _rotate_and_zoom(image, mask, turn, factor)
         if self.intensity:
-            contrast, brightness = random.uniform(-self.intensity, self.intensity, size=2)
+            change = random.uniform(-self.intensity, self.intensity, size=(2, len(image), *[1] * spatial))
+            contrast, brightness = torch.from_numpy(change).to(image.dtype)
             image = image * (1 + contrast) + brightness
         return image.contiguous(), mask.contiguous() if mask is not None else None
 
 
-def _rotate(image: Tensor, mask: Tensor | None, angle: float) -> tuple[Tensor, Tensor | None]:
-    """Rotate about the centre, in pixels (not stretched on oblong images); the border is mirrored."""
+def _rotate_and_zoom(
+    image: Tensor, mask: Tensor | None, angle: float, factor: float = 1.0
+) -> tuple[Tensor, Tensor | None]:
+    """Rotate about the centre, in pixels (not stretched on oblong images), and enlarge; the border is mirrored."""
     height, width = image.shape[1:]
-    cos, sin = math.cos(angle), math.sin(angle)
+    cos, sin = math.cos(angle) / factor, math.sin(angle) / factor
     theta = torch.tensor([[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]])
     grid = F.affine_grid(theta[None], [1, 1, height, width], align_corners=False)
     image = F.grid_sample(image[None], grid, "bilinear", "reflection", align_corners=False)[0]

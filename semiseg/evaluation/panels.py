@@ -1,7 +1,7 @@
 """Pictures a person can look at: masks drawn over images, side by side."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,45 @@ def case_panel(image: Array, target: Array | None, prediction: Array | None, tit
         covered = sum(((mask > 0).astype(np.int64) for mask in masks.values()), np.zeros(image.shape[1:], np.int64)) > 0
         index = int(covered.sum((0, 1)).argmax()) if covered.any() else image.shape[-1] // 2
         image, masks = image[:1, ..., index], {name: mask[..., index] for name, mask in masks.items()}
-    grey_or_rgb = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
-    background = _enlarge(_to_rgb(grey_or_rgb))
+    background = _background(image)
     tiles = {"image": background} | {name: overlay(background, _enlarge(mask)) for name, mask in masks.items()}
+    return _titled(tiles, title)
 
+
+def step_panel(image: Array, maps: Mapping[str, Array], title: str) -> Picture:
+    """Show an image of a training step and what the method made of it side by side under a title.
+
+    A volume is shown by its middle slice along the last axis.
+
+    Args:
+        image: (C, H, W) or (C, H, W, D).
+        maps: by name, each of the image's spatial size: class maps (integer) and masks (boolean) are drawn over the
+            image, others in grey from 0 to their maximum, which the name is given.
+        title: Text on top.
+    """
+    if image.ndim == 4:
+        middle = image.shape[-1] // 2
+        image, maps = image[:1, ..., middle], {name: values[..., middle] for name, values in maps.items()}
+    background = _background(image)
+    tiles = {"image": background}
+    for name, values in maps.items():
+        if np.issubdtype(values.dtype, np.floating):
+            top = float(values.max())
+            grey = (np.clip(values / max(top, 1e-12), 0, 1) * 255).astype(np.uint8)
+            tiles[f"{name}, 0 to {top:.2g}"] = _to_rgb(_enlarge(grey))
+        else:
+            tiles[name] = overlay(background, _enlarge(values))
+    return _titled(tiles, title)
+
+
+def _background(image: Array) -> Picture:
+    """A 2D image (C, H, W), RGB if it has three channels, else its first one, large enough to look at."""
+    return _enlarge(_to_rgb(np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]))
+
+
+def _titled(tiles: Mapping[str, Picture], title: str) -> Picture:
+    """Pictures of one size in a row, each under its name, all under a title."""
+    width_of_one = next(iter(tiles.values())).shape[1]
     font, small = ImageFont.load_default(16), ImageFont.load_default(12)
     row = contact_sheet(list(tiles.values()), columns=len(tiles))
     header = 44
@@ -77,7 +112,7 @@ def case_panel(image: Array, target: Array | None, prediction: Array | None, tit
     draw = ImageDraw.Draw(canvas)
     draw.text((GAP, 4), title, fill=(INK,) * 3, font=font)
     for position, name in enumerate(tiles):
-        draw.text((GAP + position * (background.shape[1] + GAP), header - 16), name, fill=(INK,) * 3, font=small)
+        draw.text((GAP + position * (width_of_one + GAP), header - 16), name, fill=(INK,) * 3, font=small)
     return np.array(canvas)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import lightning
@@ -61,7 +62,8 @@ class Method(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.network = network(in_channels, num_classes, spatial_dims)
+        self.make_network = partial(network, in_channels, num_classes, spatial_dims)
+        self.network = self.make_network()
         self.spatial_dims = spatial_dims
         self.make_optimizer = optimizer
         self.make_schedule = schedule
@@ -72,11 +74,15 @@ class Method(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """One optimiser over everything that learns, its schedule stepped with it."""
         try:
-            optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+            optimizer = self.make_optimizer(self.parameter_groups())
         except ValueError as error:  # torch's, such as a negative learning rate
             raise UserError(f"--model.optimizer: {error}") from error
         schedule = self.make_schedule(optimizer, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def parameter_groups(self) -> list[Any]:
+        """What the optimiser gets: all that learns, or groups of it with options of their own."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def setup(self, stage: str) -> None:
         """Take the data's preprocessing; compile and lay out the inner networks, never this module."""
@@ -119,7 +125,7 @@ class SegmentationMethod(Method):
         **kwargs: as `Method`.
     """
 
-    streams = ("labeled",)
+    streams: ClassVar[Sequence[str]] = ("labeled",)
     monitor = "val/dice"
 
     def __init__(

@@ -25,9 +25,8 @@ class LinearProbe(Supervised):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         dims, classes = self.hparams["spatial_dims"], self.hparams["num_classes"]
-        channels = next(m.in_channels for m in self.network.head.modules() if hasattr(m, "in_channels"))
         self.network.requires_grad_(False)
-        self.network.head = Conv[Conv.CONV, dims](channels, classes, 1)
+        self.network.head = Conv[Conv.CONV, dims](self.network.width, classes, 1)
         self.train()
 
     def train(self, mode: bool = True) -> LinearProbe:

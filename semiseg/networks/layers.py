@@ -3,12 +3,13 @@
 import math
 from typing import Literal
 
-from monai.networks.layers.factories import Norm
+from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
 from semiseg.errors import UserError
 
 NormName = Literal["batch", "instance", "group"]
+Upsampling = Literal["transposed", "bilinear", "nearest"]
 
 
 def norm_layer(norm: NormName, spatial_dims: int, channels: int) -> nn.Module:
@@ -20,6 +21,23 @@ def norm_layer(norm: NormName, spatial_dims: int, channels: int) -> nn.Module:
         return nn.GroupNorm(math.gcd(8, channels), channels)
     layer: nn.Module = Norm[norm, spatial_dims](channels, affine=True)
     return layer
+
+
+def upsampling(upsample: Upsampling, spatial_dims: int, coarse: int, fine: int) -> nn.Module:
+    """Twice the resolution, from `coarse` to `fine` channels: (B, coarse, *S) to (B, fine, *2S).
+
+    A transposed convolution, or a 1x1 convolution and interpolation, linear along each axis or by the nearest.
+    """
+    if upsample == "transposed":
+        transposed: nn.Module = Conv[Conv.CONVTRANS, spatial_dims](coarse, fine, 2, stride=2)
+        return transposed
+    linear = {2: "bilinear", 3: "trilinear"}[spatial_dims]
+    resize = (
+        nn.Upsample(scale_factor=2)
+        if upsample == "nearest"
+        else nn.Upsample(scale_factor=2, mode=linear, align_corners=True)
+    )
+    return nn.Sequential(Conv[Conv.CONV, spatial_dims](coarse, fine, 1), resize)
 
 
 def initialise(network: nn.Module) -> None:

@@ -9,8 +9,8 @@ from monai.networks.layers.factories import Conv, Pool
 from torch import Tensor, nn
 
 from semiseg.errors import UserError
-from semiseg.networks.base import Network
-from semiseg.networks.layers import NormName, initialise, norm_layer
+from semiseg.networks.base import Network, Stages
+from semiseg.networks.layers import NormName, Upsampling, initialise, norm_layer, upsampling
 from semiseg.networks.weights import load_weights
 
 
@@ -49,25 +49,19 @@ class Encoder(nn.Module):
         return features
 
 
-class Decoder(nn.Module):
+class Decoder(Stages):
     """Return to full resolution stage by stage: upsample, put the skip beside it, (conv, norm, ReLU) twice.
 
     Takes the encoder's features, fine to coarse, and returns (B, widths[0], *S).
     """
 
-    def __init__(
-        self, spatial_dims: int, widths: Sequence[int], norm: NormName, upsample: Literal["transposed", "bilinear"]
-    ) -> None:
+    def __init__(self, spatial_dims: int, widths: Sequence[int], norm: NormName, upsample: Upsampling) -> None:
         super().__init__()
-        conv, transposed = Conv[Conv.CONV, spatial_dims], Conv[Conv.CONVTRANS, spatial_dims]
-        mode = {2: "bilinear", 3: "trilinear"}[spatial_dims]
+        conv = Conv[Conv.CONV, spatial_dims]
+        self.channels = widths[-2::-1]
         self.ups, self.merges = nn.ModuleList(), nn.ModuleList()
         for coarse, fine in pairwise(reversed(widths)):
-            if upsample == "transposed":
-                self.ups.append(transposed(coarse, fine, 2, stride=2))
-            else:
-                resize = nn.Upsample(scale_factor=2, mode=mode, align_corners=True)
-                self.ups.append(nn.Sequential(conv(coarse, fine, 1), resize))
+            self.ups.append(upsampling(upsample, spatial_dims, coarse, fine))
             self.merges.append(
                 nn.Sequential(
                     conv(2 * fine, fine, 3, padding=1),
@@ -79,12 +73,14 @@ class Decoder(nn.Module):
                 )
             )
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Return the features at full resolution."""
+    def pyramid(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Return the features of every stage, coarse to fine."""
         *skips, x = features
+        stages = []
         for up, merge, skip in zip(self.ups, self.merges, reversed(skips), strict=True):
             x = merge(torch.cat([skip, up(x)], dim=1))
-        return x
+            stages.append(x)
+        return stages
 
 
 class UNet(Network):
@@ -101,7 +97,7 @@ class UNet(Network):
         widths: channels of each level; n levels make the stride 2^(n-1).
         dropout: probability of the elementwise dropout inside each encoder level.
         norm: normalisation after each convolution outside the head.
-        upsample: a transposed convolution, or a 1x1 convolution and (bi|tri)linear interpolation.
+        upsample: a transposed convolution, or a 1x1 convolution and (bi|tri)linear or nearest interpolation.
         head: one 3x3 convolution, or "deep": three of them through 64 and 32 channels with ReLU and dropout 0.5.
         weights: checkpoint to start from, see `load_weights`.
 
@@ -118,7 +114,7 @@ class UNet(Network):
         widths: Sequence[int] = (16, 32, 64, 128, 256),
         dropout: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.5),
         norm: NormName = "batch",
-        upsample: Literal["transposed", "bilinear"] = "transposed",
+        upsample: Upsampling = "transposed",
         head: Literal["single", "deep"] = "single",
         weights: str | None = None,
     ) -> None:

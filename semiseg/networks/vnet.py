@@ -6,8 +6,8 @@ from itertools import pairwise
 from monai.networks.layers.factories import Conv, Dropout
 from torch import Tensor, nn
 
-from semiseg.networks.base import Network
-from semiseg.networks.layers import NormName, initialise, norm_layer
+from semiseg.networks.base import Network, Stages
+from semiseg.networks.layers import NormName, Upsampling, initialise, norm_layer, upsampling
 from semiseg.networks.weights import load_weights
 
 DEPTHS = (1, 2, 3, 3, 3)  # convolutions per stage, fine to coarse
@@ -47,23 +47,26 @@ class VNetEncoder(nn.Module):
         return features
 
 
-class VNetDecoder(nn.Module):
-    """Transposed convolutions, each followed by adding the skip and a stage: features to (B, widths[0], *S)."""
+class VNetDecoder(Stages):
+    """Upsamplings, each followed by adding the skip and a stage: features to (B, widths[0], *S)."""
 
-    def __init__(self, spatial_dims: int, widths: Sequence[int], norm: NormName) -> None:
+    def __init__(self, spatial_dims: int, widths: Sequence[int], norm: NormName, upsample: Upsampling) -> None:
         super().__init__()
-        up = Conv[Conv.CONVTRANS, spatial_dims]
+        self.channels = widths[-2::-1]
         self.ups, self.stages = nn.ModuleList(), nn.ModuleList()
         for (coarse, fine), depth in zip(pairwise(reversed(widths)), reversed(DEPTHS[:-1]), strict=True):
-            self.ups.append(_norm_relu(up(coarse, fine, 2, stride=2), fine, spatial_dims, norm))
+            up = upsampling(upsample, spatial_dims, coarse, fine)
+            self.ups.append(_norm_relu(up, fine, spatial_dims, norm))
             self.stages.append(_stage(fine, fine, depth, spatial_dims, norm))
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Return the features at full resolution."""
+    def pyramid(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Return the features of every stage, coarse to fine."""
         *skips, x = features
+        stages = []
         for up, stage, skip in zip(self.ups, self.stages, reversed(skips), strict=True):
             x = stage(up(x) + skip)
-        return x
+            stages.append(x)
+        return stages
 
 
 class VNet(Network):
@@ -81,6 +84,7 @@ class VNet(Network):
         base: width of the first of five stages; it doubles with each (UA-MT: 16).
         dropout: probability of both dropouts (UA-MT: 0.5).
         norm: normalisation after each convolution outside the head (UA-MT: batch).
+        upsample: a transposed convolution, or a 1x1 convolution and (bi|tri)linear or nearest interpolation.
         weights: checkpoint to start from, see `load_weights`.
 
     Raises:
@@ -95,13 +99,14 @@ class VNet(Network):
         base: int = 16,
         dropout: float = 0.5,
         norm: NormName = "batch",
+        upsample: Upsampling = "transposed",
         weights: str | None = None,
     ) -> None:
         super().__init__()
         widths = [base * 2**level for level in range(len(DEPTHS))]
         self.stride = 2 ** (len(DEPTHS) - 1)
         self.encoder = VNetEncoder(in_channels, spatial_dims, widths, dropout, norm)
-        self.decoder = VNetDecoder(spatial_dims, widths, norm)
+        self.decoder = VNetDecoder(spatial_dims, widths, norm, upsample)
         self.head = nn.Sequential(
             Dropout[Dropout.DROPOUT, spatial_dims](dropout), Conv[Conv.CONV, spatial_dims](base, num_classes, 1)
         )

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from semiseg.data.preprocessing import resize
 from semiseg.errors import UserError
-from semiseg.evaluation.panels import case_panel, contact_sheet, show
+from semiseg.evaluation.panels import case_panel, contact_sheet, show, step_panel
 from semiseg.running.folder import RunFolder
 
 
@@ -121,6 +121,35 @@ class ValidationPanels(Callback):
             return
         self.best = dice
         show(trainer, contact_sheet(self.panels, 1), self.folder.figures, "validation")
+
+
+class StepPanels(Callback):
+    """What a semi-supervised method makes of its unlabeled images: pseudo-labels, uncertainty, pixels that count.
+
+    Drawn before each validation from the last step, in `figures/pseudo-labels.png` and on W&B.
+
+    Args:
+        folder: the run's folder.
+        cases: number of images shown.
+    """
+
+    def __init__(self, folder: RunFolder, cases: int = 4) -> None:
+        self.folder = folder
+        self.cases = cases
+
+    @rank_zero_only
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what the method has noted, if it notes anything."""
+        seen = {name: values[: self.cases].cpu() for name, values in getattr(pl_module, "seen", {}).items()}
+        if trainer.state.fn != "fit" or not seen:
+            return
+        images = seen.pop("image").float().numpy()
+        title = f"step {trainer.global_step}"
+        panels = [
+            step_panel(image, {name: values[i].numpy() for name, values in seen.items()}, title)
+            for i, image in enumerate(images)
+        ]
+        show(trainer, contact_sheet(panels, 1), self.folder.figures, "pseudo-labels")
 
 
 def panel(batch: dict[str, Any], i: int, prediction: torch.Tensor, note: str = "") -> np.ndarray:

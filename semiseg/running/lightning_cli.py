@@ -25,7 +25,7 @@ from semiseg.errors import OneLineParser, UserError
 from semiseg.files import import_from_here
 from semiseg.methods import Method, PretrainingMethod
 from semiseg.networks.weights import load_weights
-from semiseg.running.callbacks import QuietProgress, SeedEachStep, StopAtNaN, ValidationPanels
+from semiseg.running.callbacks import QuietProgress, SeedEachStep, StepPanels, StopAtNaN, ValidationPanels
 from semiseg.running.checkpoints import AtomicCheckpointIO, KeepBestAndLast, load_checkpoint
 from semiseg.running.configs import arguments_of, config_folder, find_configs, weights_of
 from semiseg.running.folder import RunFolder, provenance
@@ -140,7 +140,7 @@ class SemisegCLI(LightningCLI):
             self.csv = MetricsCSV(self.folder.path / "metrics.csv")
             self.keeper = KeepBestAndLast(self.folder)
             loggers += [self.csv]
-            own += [LearningRateMonitor("step"), ValidationPanels(self.folder), self.keeper]
+            own += [LearningRateMonitor("step"), ValidationPanels(self.folder), StepPanels(self.folder), self.keeper]
             if isinstance(config.trainer.val_check_interval, int):  # Lightning counts batches, we count steps
                 interval = config.trainer.val_check_interval * config.trainer.accumulate_grad_batches
                 kwargs.update(val_check_interval=interval)

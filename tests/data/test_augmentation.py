@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from semiseg.data.augmentation import Augmentation, _rotate, crop_origin
+from semiseg.data.augmentation import Augmentation, _rotate_and_zoom, crop_origin
 
 FLIPS = Augmentation(flip=True, rot90=True, rotate=0)
-ALL = Augmentation(rotate=30, intensity=0.2)
+ALL = Augmentation(rotate=30, zoom=0.3, intensity=0.2)
 SHAPES = [(24, 24), (20, 32), (12, 12, 8), (10, 14, 6)]
 
 
@@ -80,7 +80,7 @@ def test_volumes_are_turned_in_the_axial_plane_only():
 @pytest.mark.parametrize("degrees", [-30, 12, 45])
 def test_free_rotation_moves_image_and_mask_alike(shape, degrees):
     image, mask = coded(shape, classes=2)
-    new_image, new_mask = _rotate(image, mask, math.radians(degrees))
+    new_image, new_mask = _rotate_and_zoom(image, mask, math.radians(degrees))
     assert (new_image.shape, new_mask.shape, new_mask.dtype) == (image.shape, mask.shape, torch.int64)
     assert ((new_image[0] > 0.5).long() != new_mask).float().mean() < 0.01
     assert set(new_mask.unique().tolist()) <= {0, 1}
@@ -91,7 +91,7 @@ def test_free_rotation_turns_by_the_angle_and_does_not_stretch_oblong_images(sha
     image = torch.zeros(1, *shape)
     row, column, distance = shape[0] // 2, shape[1] // 2, 12
     image[0, row - 1 : row + 2, column + distance - 1 : column + distance + 2] = 1
-    turned, _ = _rotate(image, None, math.radians(30))
+    turned, _ = _rotate_and_zoom(image, None, math.radians(30))
     weight = turned[0] / turned.sum()
     y = (weight.sum(1) * torch.arange(shape[0])).sum() - row
     x = (weight.sum(0) * torch.arange(shape[1])).sum() - column
@@ -101,13 +101,34 @@ def test_free_rotation_turns_by_the_angle_and_does_not_stretch_oblong_images(sha
 
 def test_intensity_changes_the_image_only():
     image, mask = coded((16, 16))
-    new_image, new_mask = Augmentation(False, False, 0, 0.3)(image, mask, generator(1))
+    new_image, new_mask = Augmentation(False, False, 0, 0, 0.3)(image, mask, generator(1))
     assert torch.equal(new_mask, mask)
     contrast = (new_image[1].std() / image[1].std()).item()
     assert 0.7 <= contrast <= 1.3
     assert not torch.equal(new_image, image)
-    same, _ = Augmentation(False, False, 0, 0)(image, mask, generator(1))
+    same, _ = Augmentation(False, False, 0, 0, 0)(image, mask, generator(1))
     assert torch.equal(same, image)
+
+
+def test_intensity_changes_each_channel_on_its_own():
+    image, mask = coded((16, 16))
+    changed, _ = Augmentation(False, False, 0, 0, 0.3)(torch.cat([image[:1]] * 3), mask, generator(1))
+    slopes = [float(channel.std() / image[0].std()) for channel in changed]
+    assert len({round(slope, 4) for slope in slopes}) == 3
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.5])
+def test_zoom_enlarges_about_the_centre(factor):
+    image, mask = torch.zeros(1, 61, 81), torch.zeros(61, 81, dtype=torch.long)
+    mask[20:41, 30:51] = 1  # 21 x 21 in the centre
+    image[0] = mask
+    zoomed, new_mask = _rotate_and_zoom(image, mask, 0.0, factor)
+    side = math.sqrt(float(new_mask.sum()))
+    assert side == pytest.approx(21 * factor, abs=1.5)
+    assert ((zoomed[0] > 0.5).long() != new_mask).float().mean() < 0.02
+    rows, columns = torch.nonzero(new_mask, as_tuple=True)
+    assert rows.float().mean() == pytest.approx(30, abs=0.6)
+    assert columns.float().mean() == pytest.approx(40, abs=0.6)
 
 
 @pytest.mark.parametrize(("shape", "patch"), [((20, 30), (8, 30)), ((12, 10, 9), (4, 10, 5)), ((6, 6, 6), (6, 6, 6))])

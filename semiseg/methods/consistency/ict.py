@@ -1,0 +1,40 @@
+"""ICT: the prediction of a mixture of two images should be the mixture of their predictions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semiseg.losses import probabilities, squared_error
+from semiseg.methods.semi_supervised import TeacherStudentMethod
+
+
+class ICT(TeacherStudentMethod):
+    """Interpolation consistency training: the student on mixtures of unlabeled images follows the teacher's mixtures.
+
+    Verma et al., "Interpolation consistency training for semi-supervised learning", IJCAI 2019,
+    https://arxiv.org/abs/1903.03825. Each unlabeled image is mixed with the next one of its batch; SSL4MIS mixes one
+    half of the batch with the other. Of a batch of one image the mixture is the image.
+
+    Args:
+        alpha: the shares are drawn from Beta(alpha, alpha) (SSL4MIS: 0.2; the paper: 0.1 to 1).
+        **kwargs: as `TeacherStudentMethod`.
+    """
+
+    def __init__(self, alpha: float = 0.2, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.alpha = alpha
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Supervised loss + weight x squared difference of the mixtures."""
+        labeled, image = batch["labeled"], batch["unlabeled"]["image"]
+        share = float(torch.distributions.Beta(self.alpha, self.alpha).sample())
+        mixture = share * image + (1 - share) * image.roll(1, 0)
+        logits, mixed_logits = self.on_both(self.network, labeled["image"], mixture)
+        q = probabilities(self.teacher(image))
+        target = share * q + (1 - share) * q.roll(1, 0)
+        error = squared_error(probabilities(mixed_logits), target)
+        self.seen = {"image": mixture, "pseudo-label": target.argmax(1), "uncertainty": error.detach()}
+        return self.total(self.supervised_loss(logits, labeled["mask"]), error.mean())

@@ -1,0 +1,85 @@
+"""BCP: labeled images pasted into unlabeled ones and the other way round."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.ndimage import label as components
+from torch import Tensor
+
+from semiseg.components.mixing import box
+from semiseg.methods.semi_supervised import TeacherStudentMethod
+
+
+class BCP(TeacherStudentMethod):
+    """Bidirectional copy-paste: the student learns from mosaics of true masks and a teacher's decisions.
+
+    Bai et al., "Bidirectional copy-paste for semi-supervised medical image segmentation", CVPR 2023,
+    https://arxiv.org/abs/2305.00673. Of a box at a random place one mosaic has the unlabeled image inside and the
+    labeled outside, the other mosaic the reverse. Each region has its own loss, normalised by itself. The first part of
+    the budget pastes labeled images into each other; the authors train it as a run of its own. One half of a batch
+    makes the first kind of mosaic, the other half the second.
+
+    The weight of the pseudo-labeled regions is 1 where that of the labeled ones is 1, times `weight` (authors: 0.5,
+    constant).
+
+    Args:
+        pretraining: share of the budget that learns from labeled mosaics alone (authors: 10 000 of 40 000 steps).
+        box_share: side of the box as a share of the image's (authors: 2/3).
+        largest_component: keep the largest connected component of each class in the teacher's decisions (authors:
+            true). Only right where a class is one object.
+        **kwargs: as `TeacherStudentMethod`.
+    """
+
+    def __init__(
+        self, pretraining: float = 0.25, box_share: float = 2 / 3, largest_component: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.pretraining = pretraining
+        self.box_share = box_share
+        self.largest_component = largest_component
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Loss on the labeled regions + weight x loss on the pseudo-labeled ones."""
+        image, mask = batch["labeled"]["image"], batch["labeled"]["mask"]
+        pretraining = self.progress < self.pretraining
+        if pretraining:
+            other, label = image.roll(1, 0), mask.roll(1, 0)
+        else:
+            other = batch["unlabeled"]["image"]
+            label = self.decisions(other)
+        size = image.shape[2:]
+        inside = box(size, [max(1, int(self.box_share * side)) for side in size], image.device)
+        sources = torch.arange(len(image)) % 2 == 0  # these have the other image inside
+        other, label = (tensor[torch.arange(len(image)) % len(tensor)] for tensor in (other, label))
+        taken = inside == sources.to(image.device).view(-1, *[1] * len(size))  # (B, *S): pixels of the other image
+        logits = self.network(torch.where(taken.unsqueeze(1), other, image))
+        own = self.supervised_loss(logits, mask.masked_fill(taken, -1))
+        pasted = self.supervised_loss(logits, label.masked_fill(~taken, -1))
+        self.seen = {
+            "image": torch.where(taken.unsqueeze(1), other, image), "pseudo-label": torch.where(taken, label, mask),
+            "used": taken,
+        }  # fmt: skip
+        if pretraining:
+            return self.total((own + pasted) / 2, torch.zeros_like(own))
+        return self.total(own, pasted)
+
+    @torch.no_grad()
+    def decisions(self, image: Tensor) -> Tensor:
+        """The teacher's classes (B, *S) of images."""
+        classes = self.teacher(image).argmax(1)
+        if self.largest_component:
+            kept = [largest_components(sample) for sample in classes.cpu().numpy()]
+            classes = torch.from_numpy(np.stack(kept)).to(classes.device)
+        return classes
+
+
+def largest_components(classes: np.ndarray) -> np.ndarray:
+    """A class map (*S) in which each foreground class has its largest component only, pixels joined at corners too."""
+    kept = np.zeros_like(classes)
+    for label in np.unique(classes[classes > 0]):
+        parts, _ = components(classes == label, structure=np.ones([3] * classes.ndim))
+        kept[parts == np.bincount(parts.ravel())[1:].argmax() + 1] = label
+    return kept

@@ -1,0 +1,405 @@
+"""Each semi-supervised loss against its formula in NumPy, where its gradient goes, and what weight 0 leaves."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from semiseg import methods
+from semiseg.components import ConstantWeight
+from semiseg.components.distance_maps import signed_distances
+from semiseg.components.orientation import Orientation
+from semiseg.losses import soft_dice
+from semiseg.methods import Supervised
+from semiseg.networks import UNet
+
+SIZES = {2: (16, 24), 3: (8, 8, 16)}
+
+
+def tiny(in_channels, num_classes, spatial_dims, **options):
+    return UNet(in_channels, num_classes, spatial_dims, widths=(4, 6, 8), dropout=(0, 0, 0), **options)
+
+
+def built(name, dims=2, classes=3, step=60, seed=0, **options):
+    torch.manual_seed(seed)
+    method = getattr(methods, name)(
+        network=tiny, in_channels=1, num_classes=classes, spatial_dims=dims, **{"weight": unit_weight, **options}
+    )
+    method._trainer = SimpleNamespace(global_step=step, max_steps=100)
+    method.logged = {}
+    method.log_dict = method.logged.update
+    method.log = method.logged.__setitem__
+    if hasattr(method, "teacher"):  # a teacher that is someone else
+        torch.manual_seed(seed + 1)
+        for weight in method.teacher.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    return method
+
+
+def unit_weight(max_steps):
+    return ConstantWeight(max_steps, peak=1.0)
+
+
+def no_weight(max_steps):
+    return ConstantWeight(max_steps, peak=0.0)
+
+
+def drawn(dims=2, classes=3, seed=3, size=2):
+    generator = torch.Generator().manual_seed(seed)
+    shape = SIZES[dims]
+    return {
+        "labeled": {
+            "image": torch.randn(size, 1, *shape, generator=generator),
+            "mask": torch.randint(0, classes, (size, *shape), generator=generator),
+        },
+        "unlabeled": {"image": torch.randn(size, 1, *shape, generator=generator)},
+    }
+
+
+def softmax(logits):
+    logits = logits.detach().double().numpy()
+    e = np.exp(logits - logits.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def both(network, batch):
+    """Logits of labeled and of unlabeled images, from one batch of all."""
+    return network(torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]])).split(2)
+
+
+def unsupervised(method, batch, monkeypatch=None):
+    method.training_step(batch, 0)
+    return float(method.logged["train/loss_unsupervised"])
+
+
+CASES = pytest.mark.parametrize(("dims", "classes"), [(2, 2), (2, 4), (3, 3)])
+
+
+@CASES
+def test_entropy_minimization(dims, classes):
+    method, batch = built("EntropyMinimization", dims, classes), drawn(dims, classes)
+    p = softmax(both(method.network, batch)[1])
+    expected = -(p * np.log(p + 1e-6)).sum(1).mean() / np.log(classes)
+    assert unsupervised(method, batch) == pytest.approx(expected, rel=1e-4)
+
+
+@CASES
+def test_pi_model(dims, classes, monkeypatch):
+    monkeypatch.setattr("semiseg.methods.consistency.pi_model.noisy", lambda image: image)
+    method, batch = built("PiModel", dims, classes), drawn(dims, classes)
+    torch.manual_seed(5)
+    found = unsupervised(method, batch)
+    torch.manual_seed(5)
+    orientation = Orientation.draw(SIZES[dims])
+    p = softmax(both(method.network, batch)[1])
+    q = softmax(orientation.undo(method.network(orientation.apply(batch["unlabeled"]["image"]))))
+    assert found == pytest.approx(((p - q) ** 2).mean(), rel=1e-4)
+
+
+@CASES
+def test_mean_teacher(dims, classes, monkeypatch):
+    monkeypatch.setattr("semiseg.methods.consistency.mean_teacher.noisy", lambda image: image)
+    method, batch = built("MeanTeacher", dims, classes), drawn(dims, classes)
+    p, q = softmax(both(method.network, batch)[1]), softmax(method.teacher.network(batch["unlabeled"]["image"]))
+    assert unsupervised(method, batch) == pytest.approx(((p - q) ** 2).mean(), rel=1e-4)
+    method._trainer.global_step = 2
+    assert unsupervised(method, batch) == 0, "before the start"
+
+
+@CASES
+def test_uamt_counts_only_where_the_teacher_is_sure(dims, classes, monkeypatch):
+    uncertainty = torch.rand(2, *SIZES[dims])
+    monkeypatch.setattr("semiseg.methods.consistency.uamt.noisy", lambda image: image)
+    monkeypatch.setattr("semiseg.methods.consistency.uamt.monte_carlo", lambda *_: (None, uncertainty))
+    method, batch = built("UAMT", dims, classes), drawn(dims, classes)
+    p, q = softmax(both(method.network, batch)[1]), softmax(method.teacher.network(batch["unlabeled"]["image"]))
+    threshold = 0.75 + 0.25 * np.exp(-5 * (1 - 0.6) ** 2)  # of log K, at step 60 of 100
+    sure = uncertainty.numpy() < threshold
+    expected = (sure[:, None] * (p - q) ** 2).sum() / (classes * sure.sum())
+    assert 0 < sure.mean() < 1
+    assert unsupervised(method, batch) == pytest.approx(expected, rel=1e-4)
+
+
+@CASES
+def test_ict(dims, classes):
+    method, batch = built("ICT", dims, classes), drawn(dims, classes)
+    torch.manual_seed(5)
+    found = unsupervised(method, batch)
+    torch.manual_seed(5)
+    share = float(torch.distributions.Beta(0.2, 0.2).sample())
+    first, second = image = batch["unlabeled"]["image"]
+    mixed = torch.stack([share * first + (1 - share) * second, share * second + (1 - share) * first])
+    p = softmax(both(method.network, {**batch, "unlabeled": {"image": mixed}})[1])
+    q = softmax(method.teacher.network(image))
+    target = np.stack([share * q[0] + (1 - share) * q[1], share * q[1] + (1 - share) * q[0]])
+    assert found == pytest.approx(((p - target) ** 2).mean(), rel=1e-4)
+
+
+class Scale(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, features):
+        return features * self.factor
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@CASES
+def test_cct(dims, classes, shared):
+    method, batch = built("CCT", dims, classes, shared_decoder=shared), drawn(dims, classes)
+    method.perturbations = nn.ModuleList([Scale(0.5), Scale(1.5), Scale(2.0)])
+    images = torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]])
+    features = [level[2:] for level in method.network.encode(images)]
+    target = softmax(both(method.network, batch)[1])
+    decoders = [method.network.decode] * 3 if shared else method.auxiliary
+    errors = [
+        ((softmax(decode([level * factor for level in features])) - target) ** 2).mean()
+        for decode, factor in zip(decoders, (0.5, 1.5, 2.0), strict=True)
+    ]
+    assert unsupervised(method, batch) == pytest.approx(np.mean(errors), rel=1e-4)
+
+
+@pytest.mark.parametrize("on_labeled", [True, False])
+@pytest.mark.parametrize("loss", ["ce", "dice"])
+@CASES
+def test_cps(dims, classes, loss, on_labeled):
+    method, batch = built("CPS", dims, classes, pseudo_loss=loss, on_labeled=on_labeled), drawn(dims, classes)
+    used = [torch.cat(both(net, batch))[0 if on_labeled else 2 :] for net in (method.network, method.second)]
+    expected = 0.0
+    for one, other in (used, used[::-1]):
+        decision = softmax(other).argmax(1)
+        if loss == "ce":
+            expected += -np.log(np.take_along_axis(softmax(one), decision[:, None], 1)).mean()
+        else:
+            expected += float(soft_dice(one.detach(), torch.from_numpy(decision)))
+    assert unsupervised(method, batch) == pytest.approx(expected, rel=1e-4)
+    supervised = sum(
+        method.supervised_loss(both(net, batch)[0], batch["labeled"]["mask"]) for net in (method.network, method.second)
+    )
+    torch.testing.assert_close(method.logged["train/loss_supervised"], supervised.detach())
+
+
+@CASES
+def test_urpc(dims, classes):
+    method, batch = built("URPC", dims, classes), drawn(dims, classes)
+    method.perturbations = nn.ModuleList([nn.Identity()])
+    images = torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]])
+    scales = method.predictions(images)
+    assert len(scales) == 2  # the tiny decoder has two stages
+    ps = [softmax(scale)[2:] for scale in scales]
+    mean = np.mean(ps, axis=0)
+    losses = []
+    for p in ps:
+        divergence = (mean * np.log(mean / p)).sum(1)
+        trust = np.exp(-divergence)
+        losses.append((((p - mean) ** 2).mean(1) * trust).mean() / trust.mean() + divergence.mean())
+    assert unsupervised(method, batch) == pytest.approx(np.mean(losses), rel=1e-3)
+
+
+@CASES
+def test_dtc(dims, classes):
+    method, batch = built("DTC", dims, classes, steepness=20.0), drawn(dims, classes)
+    features = method.network.features(torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]]))
+    p = softmax(method.network.head(features))
+    s = np.tanh(method.distance(features).detach().double().numpy())
+    expected = ((1 / (1 + np.exp(20 * s)) - p[:, 1:]) ** 2).mean()
+    assert unsupervised(method, batch) == pytest.approx(expected, rel=1e-3)
+    truth = signed_distances(batch["labeled"]["mask"], classes).numpy()
+    assert float(method.logged["train/loss_distance"]) == pytest.approx(0.3 * ((s[:2] - truth) ** 2).mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize("kinds", [("bilinear",), ("bilinear", "nearest")])
+@CASES
+def test_mcnet(dims, classes, kinds):
+    method, batch = built("MCNet", dims, classes, decoders=kinds), drawn(dims, classes)
+    images = torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]])
+    ps = [softmax(logits) for logits in method.predictions(images)]
+    assert len(ps) == len(kinds) + 1
+    losses = []
+    for i, p in enumerate(ps):
+        for j, q in enumerate(ps):
+            if i != j:
+                sharp = q**10 / (q**10).sum(1, keepdims=True)
+                losses.append(((p - sharp) ** 2).mean())
+    assert unsupervised(method, batch) == pytest.approx(np.mean(losses), rel=1e-3)
+
+
+@CASES
+def test_unimatch(dims, classes, monkeypatch):
+    size = SIZES[dims]
+    boxes = torch.zeros(2, *size, dtype=torch.bool)
+    boxes[0, : size[0] // 2] = True
+    module = "semiseg.methods.pseudo_label.unimatch"
+    monkeypatch.setattr(f"{module}.strong_view", lambda image: image * 2)
+    monkeypatch.setattr(f"{module}.cutmix_boxes", lambda image: boxes)
+    method, batch = built("UniMatch", dims, classes, threshold=0.5), drawn(dims, classes)
+    method.drop_channels = Scale(0.5)
+    images = torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]])
+    p = softmax(method.network(images))[2:]
+    label = np.where(p.max(1) >= 0.5, p.argmax(1), -1)
+    assert 0 < (label >= 0).mean() < 1 or classes == 2
+    dropped = method.network.decode([level[2:] * 0.5 for level in method.network.encode(images)])
+    strong = batch["unlabeled"]["image"] * 2
+    view, mixed = strong.clone(), label.copy()
+    view[0][:, boxes[0]], mixed[0][boxes[0].numpy()] = strong[1][:, boxes[0]], label[1][boxes[0].numpy()]
+    strong_loss = soft_dice(method.network(torch.cat([view, view])), torch.from_numpy(np.concatenate([mixed, mixed])))
+    expected = 0.5 * float(strong_loss) + 0.5 * float(soft_dice(dropped, torch.from_numpy(label)))
+    assert unsupervised(method, batch) == pytest.approx(expected, rel=1e-3)
+
+
+@CASES
+def test_bcp_makes_mosaics_both_ways(dims, classes, monkeypatch):
+    inside = torch.zeros(SIZES[dims], dtype=torch.bool)
+    inside[: SIZES[dims][0] // 2] = True
+    monkeypatch.setattr("semiseg.methods.pseudo_label.bcp.box", lambda size, sides, device: inside)
+    method, batch = built("BCP", dims, classes), drawn(dims, classes)
+    image, mask, other = batch["labeled"]["image"], batch["labeled"]["mask"], batch["unlabeled"]["image"]
+    decision = method.teacher.network(other).argmax(1)
+    mosaic = torch.stack([torch.where(inside, other[0], image[0]), torch.where(inside, image[1], other[1])])
+    logits = method.network(mosaic)
+    true = torch.stack([torch.where(inside, -1, mask[0]), torch.where(inside, mask[1], -1)])
+    pseudo = torch.stack([torch.where(inside, decision[0], -1), torch.where(inside, -1, decision[1])])
+    assert unsupervised(method, batch) == pytest.approx(float(method.supervised_loss(logits, pseudo)), rel=1e-4)
+    supervised = float(method.logged["train/loss_supervised"])
+    assert supervised == pytest.approx(float(method.supervised_loss(logits, true)), rel=1e-4)
+
+    method._trainer.global_step = 10  # of 100: labeled mosaics only
+    monkeypatch.setattr(method, "decisions", lambda image: pytest.fail("the teacher was asked"))
+    assert unsupervised(method, batch) == 0
+
+
+def test_bcp_keeps_the_largest_object_of_each_class():
+    method = built("BCP", largest_component=True)
+    logits = torch.full((1, 3, 16, 24), -5.0)
+    logits[:, 0] = 0
+    logits[0, 1, 1:6, 1:6] = logits[0, 1, 10:12, 10:12] = logits[0, 2, 14, 1:9] = logits[0, 2, 1, 20] = 5
+    method.teacher.forward = lambda image: logits
+    classes = method.decisions(torch.zeros(1, 1, 16, 24))
+    assert [int((classes == label).sum()) for label in (1, 2)] == [25, 8]
+
+
+@CASES
+def test_advent(dims, classes):
+    method, batch = built("ADVENT", dims, classes, direct=0.5), drawn(dims, classes)
+    first, second = (softmax(logits) for logits in both(method.network, batch))
+    source, target = (
+        method.discriminator(torch.from_numpy(-p * np.log(p + 1e-6) / np.log(classes)).float()) for p in (first, second)
+    )
+    entropy = -(second * np.log(second + 1e-6)).sum(1).mean() / np.log(classes)
+    fooling = np.log1p(np.exp(-target.detach().numpy())).mean()
+    assert unsupervised(method, batch) == pytest.approx(fooling + 0.5 * entropy, rel=1e-4)
+    telling = (np.log1p(np.exp(-source.detach().numpy())).mean() + np.log1p(np.exp(target.detach().numpy())).mean()) / 2
+    assert float(method.logged["train/loss_discriminator"]) == pytest.approx(telling, rel=1e-4)
+
+
+TRAINED_WITHOUT_LABELS = {
+    "EntropyMinimization": {"network.encoder", "network.decoder", "network.head"},
+    "PiModel": {"network.encoder", "network.decoder", "network.head"},
+    "MeanTeacher": {"network.encoder", "network.decoder", "network.head"},
+    "UAMT": {"network.encoder", "network.decoder", "network.head"},
+    "ICT": {"network.encoder", "network.decoder", "network.head"},
+    "CCT": {"network.encoder", "auxiliary"},
+    "CPS": {"network.encoder", "network.decoder", "network.head", "second"},
+    "URPC": {"network.encoder", "network.decoder", "network.head", "heads"},
+    "DTC": {"network.encoder", "network.decoder", "network.head", "distance"},
+    "MCNet": {"network.encoder", "network.decoder", "network.head", "others"},
+    "UniMatch": {"network.encoder", "network.decoder", "network.head"},
+    "BCP": {"network.encoder", "network.decoder", "network.head"},
+    "ADVENT": {"network.encoder", "network.decoder", "network.head", "discriminator"},
+}
+OPTIONS = {"DTC": {"steepness": 5.0, "distance_weight": 0.0}, "UniMatch": {"threshold": 0.3}}
+
+
+@pytest.mark.parametrize("name", TRAINED_WITHOUT_LABELS)
+def test_the_unsupervised_loss_trains_what_the_paper_trains(name):
+    method = built(name, **OPTIONS.get(name, {}))
+    method.supervised_loss = lambda logits, mask: (logits * 0).sum() if name != "BCP" else logits.square().mean()
+    method.training_step(drawn(), 0).backward()
+    moved = {
+        key
+        for key, weight in method.named_parameters()
+        if weight.grad is not None and float(weight.grad.abs().sum()) > 0
+    }
+    parts = {key if key.startswith("network") else key.split(".")[0] for key in moved}
+    parts = {".".join(part.split(".")[:2]) for part in parts}
+    assert parts == TRAINED_WITHOUT_LABELS[name]
+
+
+@pytest.mark.parametrize("step", [0, 60])
+@pytest.mark.parametrize("name", TRAINED_WITHOUT_LABELS)
+def test_every_weight_that_learns_has_a_gradient_in_every_step(name, step):
+    """Several processes wait for each other's gradients of all weights."""
+    method = built(name, step=step)
+    method.training_step(drawn(), 0).backward()
+    without = [key for key, weight in method.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert not without
+
+
+@pytest.mark.parametrize("name", sorted(TRAINED_WITHOUT_LABELS.keys() - {"URPC", "MCNet", "BCP"}))
+def test_without_weight_it_is_supervised_learning_step_by_step(name):
+    """URPC and MC-Net also train further heads on the labels, BCP's images are mosaics."""
+    options = {"DTC": {"distance_weight": 0.0}}.get(name, {})
+    method = built(name, weight=no_weight, separate_forward=True, **options)
+    torch.manual_seed(0)
+    plain = Supervised(network=tiny, in_channels=1, num_classes=3)
+    plain.log_dict = lambda parts: None
+    for model in (method, plain):
+        optimizer = torch.optim.SGD([w for w in model.parameters() if w.requires_grad], lr=0.1, momentum=0.9)
+        for step in range(3):
+            optimizer.zero_grad()
+            model.training_step(drawn(seed=step), 0).backward()
+            optimizer.step()
+    for (key, weight), expected in zip(method.network.named_parameters(), plain.network.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected, msg=key)
+
+
+def test_the_teacher_follows_each_optimiser_step():
+    method = built("MeanTeacher", step=0)
+    assert not torch.equal(next(method.network.parameters()), next(method.teacher.parameters()))
+    optimizer = torch.optim.SGD(method.network.parameters(), lr=0.1)
+    method.optimizer_step(0, 0, optimizer, lambda: method.training_step(drawn(), 0).backward())
+    for weight, followed in zip(method.network.parameters(), method.teacher.network.parameters(), strict=True):
+        assert torch.equal(weight, followed), "step 0 copies the student"
+
+
+@pytest.mark.parametrize("name", ["MeanTeacher", "CPS", "URPC", "MCNet"])
+def test_what_is_scored_is_an_argument(name):
+    other = {"MeanTeacher": "teacher"}.get(name, "mean")
+    image = drawn()["unlabeled"]["image"]
+    first = built(name).eval()
+    assert first.scored_network is first.network
+    method = built(name, score=other).eval()
+    with torch.no_grad():
+        logits = method.scored_network(image)
+        if name == "MeanTeacher":
+            torch.testing.assert_close(logits, method.teacher.network(image))
+            return
+        single = [method.network(image), method.second(image)] if name == "CPS" else method.predictions(image)
+    np.testing.assert_allclose(softmax(logits), np.mean([softmax(one) for one in single], axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "module"), [("CPS", "second"), ("CCT", "auxiliary"), ("MCNet", "others")])
+def test_earlier_weights_go_to_all_or_to_the_first(name, module, tmp_path):
+    torch.manual_seed(9)
+    earlier = tiny(1, 3, 2)
+    torch.save(earlier.state_dict(), tmp_path / "stage1.ckpt")
+
+    def started(in_channels, num_classes, spatial_dims, **options):
+        return tiny(in_channels, num_classes, spatial_dims, **{"weights": str(tmp_path / "stage1.ckpt"), **options})
+
+    key = "decoder.merges.0.0.weight"
+    expected = earlier.state_dict()[key]
+    for weights_for in ("all", "first"):
+        options = {"decoders": ("transposed",)} if name == "MCNet" else {}
+        method = getattr(methods, name)(
+            network=started, in_channels=1, num_classes=3, weights_for=weights_for, **options
+        )
+        others = getattr(method, module)
+        branch = others if name == "CPS" else others[0]
+        assert torch.equal(method.network.state_dict()[key], expected)
+        assert torch.equal(branch.state_dict()[key], expected) == (weights_for == "all")
+        head = branch.state_dict()["head.0.weight"]
+        assert not torch.equal(head, method.network.state_dict()["head.0.weight"]), "they would never differ"
