@@ -76,8 +76,8 @@ def step_panel(image: Array, maps: Mapping[str, Array], title: str) -> Picture:
 
     Args:
         image: (C, H, W) or (C, H, W, D).
-        maps: by name, each of the image's spatial size: class maps (integer) and masks (boolean) are drawn over the
-            image, others in grey from 0 to their maximum, which the name is given.
+        maps: by name, each of the image's spatial size: class maps (integer) and masks (boolean) are laid over the
+            image, others are shown in grey, white being their maximum, which stands beside the name.
         title: Text on top.
     """
     if image.ndim == 4:
@@ -91,7 +91,7 @@ def step_panel(image: Array, maps: Mapping[str, Array], title: str) -> Picture:
             grey = (np.clip(values / max(top, 1e-12), 0, 1) * 255).astype(np.uint8)
             tiles[f"{name}, 0 to {top:.2g}"] = _to_rgb(_enlarge(grey))
         else:
-            tiles[name] = overlay(background, _enlarge(values))
+            tiles[name] = overlay(background, _enlarge(values), alpha=0.4, contour=False)
     return _titled(tiles, title)
 
 

@@ -10,7 +10,7 @@ from semiseg import methods
 from semiseg.cli import main
 from semiseg.data import SegmentationDataModule
 from semiseg.evaluation.cases import CaseTable
-from semiseg.methods import PretrainingMethod, SegmentationMethod
+from semiseg.methods import PretrainingMethod, SegmentationMethod, SemiSupervisedMethod
 from semiseg.running.configs import config_folder
 
 METHODS = sorted((config_folder() / "method").glob("*.yaml"))
@@ -41,6 +41,7 @@ def test_fit_test_and_predict(method: Path, data: str, fit, tmp_path: Path) -> N
     root, out = tmp_path / "data", tmp_path / "out"
     run = fit("--config", str(method), *options(root, data))
 
+    assert (run / "figures" / "pseudo-labels.png").exists() == issubclass(CLASSES[method], SemiSupervisedMethod)
     assert main(["test", "--run", str(run)]) == 0
     assert len(CaseTable.read_csv(run / "cases.csv")) == 2
     assert (run / "figures" / "cases-test.png").exists()

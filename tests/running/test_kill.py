@@ -69,6 +69,17 @@ def test_killed_first_stage_ends_bit_for_bit_the_same(tiny: list[str], tmp_path:
     assert_same(one, other)
 
 
+def test_killed_teacher_ends_bit_for_bit_the_same(tiny: list[str], tmp_path: Path):
+    arguments = [*tiny, "--data.labeled_fraction", "0.5", "--config", "configs/method/uamt.yaml"]
+    assert kills.run_and_kill([*arguments, "--experiment", "whole"], None) == 0
+    for moment, count in [("step", 6), ("writing a checkpoint", 2)]:
+        assert kills.run_and_kill(arguments, moment, count) == -9, moment
+    assert kills.run_and_kill(arguments, None) == 0
+    one, other = (Path("runs", name, "synthetic2d/uamt/labeled-0.5/fold-0-seed-0") for name in ("whole", "default"))
+    assert any(key.startswith("teacher.") for key in torch.load(one / "checkpoints/last.ckpt")["state_dict"])
+    assert_same(one, other)
+
+
 def test_killed_after_the_last_checkpoint_only_becomes_done(tiny: list[str], run: Path):
     assert kills.run_and_kill(tiny, "between last and status", 3) == -9
     before = (run / "checkpoints/last.ckpt").read_bytes()

@@ -75,3 +75,31 @@ def test_two_processes_equal_one_with_twice_the_batch(tiny, tmp_path: Path, monk
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
     assert main(["test", "--run", str(run)]) == 0
     assert json.loads((run / "status.json").read_text())["test"]["best-native"]["num_cases"] == 3
+
+
+EVERY_METHOD = """
+import sys
+from pathlib import Path
+from semiseg.cli import main
+from semiseg.running.configs import config_folder
+
+for path in sorted((config_folder() / "method").glob("*.yaml")):
+    own = ["--config", str(path), "--experiment", path.stem]
+    assert main(["fit", *own, *sys.argv[1:], "--data.labeled_fraction", "0.5"]) == 0, path.stem
+    print("trained", path.stem, flush=True)
+"""
+
+
+def test_every_method_trains_on_two_processes(tiny, tmp_path: Path):
+    (tmp_path / "every.py").write_text(EVERY_METHOD)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "every.py"]
+    ddp = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.batch_size", "1"]
+    tiny = [*tiny, "--model.network.widths", "[4,4,8]", "--model.network.dropout", "[0,0,0]"]
+    budget = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
+    environment = {**os.environ, "WANDB_MODE": "disabled"}
+    done = subprocess.run(
+        [*launch, *tiny[1:], *ddp, *budget], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    files = list((Path(__file__).parents[2] / "configs/method").glob("*.yaml"))
+    assert done.stdout.count("trained ") == 2 * len(files)
