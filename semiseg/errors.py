@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import NoReturn
 
 
@@ -23,3 +24,22 @@ class OneLineParser(argparse.ArgumentParser):
             UserError: always.
         """
         raise UserError(f"{self.prog}: {message}; {self.prog} --help says more")
+
+
+def check_number(option: str, value: float, least: float, most: float = math.inf, above: bool = False) -> None:
+    """Raise a UserError unless a number of the command line is in its range.
+
+    Args:
+        option: name of the option, with `--`.
+        value: its value.
+        least: smallest value allowed.
+        most: largest value allowed.
+        above: `least` itself is too small.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not (least <= value <= most) or (above and value == least):
+        start = f"more than {least:g}" if above else f"{least:g}"
+        end = " or more" if most == math.inf and not above else f" to {most:g}" if most < math.inf else ""
+        raise UserError(f"{option} {value:g}: use {start}{end}")

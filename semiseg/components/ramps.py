@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from semiseg.errors import check_number
+
 
 class Ramp:
     """A weight as a function of the step; one of your own is a subclass whose first argument is the budget in steps."""
@@ -44,6 +46,7 @@ class LinearRamp(Ramp):
     """
 
     def __init__(self, max_steps: int, peak: float = 5.0, length: float = 1.0) -> None:
+        check_number("--model.weight.length", length, 0)
         self.peak = peak
         self.rise = length * max_steps
 
@@ -65,6 +68,7 @@ class SigmoidRamp(Ramp):
     """
 
     def __init__(self, max_steps: int, peak: float = 0.1, length: float = 1.0) -> None:
+        check_number("--model.weight.length", length, 0)
         self.peak = peak
         self.rise = length * max_steps
 

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from semiseg.errors import check_number
 from semiseg.networks import Network
 
 
@@ -34,6 +35,7 @@ class Teacher(nn.Module):
         buffers: Literal["copy", "average", "own"] = "copy",
     ) -> None:
         super().__init__()
+        check_number("--model.decay", decay, 0, 1)
         self.network = copy.deepcopy(student).requires_grad_(False)
         self.decay = decay
         self.mode = mode

@@ -22,7 +22,7 @@ from semiseg.data.image_set import ImageSet, size_text
 from semiseg.data.preprocessing import Preprocessing
 from semiseg.data.samplers import StepSampler
 from semiseg.data.splits import Split, make_split
-from semiseg.errors import UserError
+from semiseg.errors import UserError, check_number
 
 
 class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
@@ -86,8 +86,8 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
             ("unlabeled_batch_size", unlabeled_batch_size, 1),
             ("num_workers", num_workers, 0),
         ):
-            if value is not None and value < least:
-                raise UserError(f"--data.{option} {value}: use {least} or more")
+            if value is not None:
+                check_number(f"--data.{option}", value, least)
         self.labeled_fraction = labeled_fraction
         self.labeled_count = labeled_count
         self.fold = fold

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semiseg.evaluation.panels import COLOURS, MIN_HEIGHT, case_panel, contact_sheet, overlay, save_png
+from semiseg.evaluation.panels import COLOURS, MIN_HEIGHT, case_panel, contact_sheet, overlay, save_png, step_panel
 
 
 def has_colour(picture, label):
@@ -101,3 +101,27 @@ def test_save_png(tmp_path):
     save_png(picture, tmp_path / "panel.png")
     assert (np.array(Image.open(tmp_path / "panel.png")) == picture).all()
     assert [file.name for file in tmp_path.iterdir()] == ["panel.png"]
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 40), (1, 32, 40, 6)])
+def test_a_step_shows_classes_masks_and_grey_maps(shape):
+    rng = np.random.default_rng(0)
+    label, sure, uncertainty = (np.zeros(shape[1:], kind) for kind in (np.int64, bool, np.float32))
+    label[4:14, 4:14], sure[:, :20] = 2, True
+    uncertainty[:] = np.linspace(0, 3, 40).reshape(40, *[1] * (len(shape) - 3))
+    image = rng.normal(size=shape).astype(np.float32)
+    maps = {"pseudo-label": label, "used": sure, "uncertainty": uncertainty}
+    picture = step_panel(image, maps, "step 7")
+    alone = step_panel(image, {}, "step 7")
+    tile = alone.shape[1] - 12  # two gaps around it
+    assert picture.shape == (alone.shape[0], 6 + 4 * (tile + 6), 3)
+    header = alone.shape[0] - MIN_HEIGHT - 12
+    tiles = [picture[header + 6 : -6, 6 + i * (tile + 6) :][:, :tile].astype(int) for i in range(4)]
+    background, classes, used, grey = tiles
+    factor = MIN_HEIGHT // 32
+    for drawn, mask in ((classes, label), (used, sure)):
+        flat = (mask if mask.ndim == 2 else mask[..., 3]).astype(bool).repeat(factor, 0).repeat(factor, 1)
+        assert (drawn[~flat] == background[~flat]).all()
+        assert (drawn[flat] != background[flat]).any(-1).mean() > 0.9
+    assert (grey[:, :factor] == 0).all()
+    assert (grey[:, -factor:] == 255).all()

@@ -11,6 +11,7 @@ from semiseg import methods
 from semiseg.components import ConstantWeight
 from semiseg.components.distance_maps import signed_distances
 from semiseg.components.orientation import Orientation
+from semiseg.errors import UserError
 from semiseg.losses import soft_dice
 from semiseg.methods import Supervised
 from semiseg.networks import UNet
@@ -403,3 +404,43 @@ def test_earlier_weights_go_to_all_or_to_the_first(name, module, tmp_path):
         assert torch.equal(branch.state_dict()[key], expected) == (weights_for == "all")
         head = branch.state_dict()["head.0.weight"]
         assert not torch.equal(head, method.network.state_dict()["head.0.weight"]), "they would never differ"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("UAMT", {"passes": 0}),
+        ("MeanTeacher", {"decay": 1.5}),
+        ("MeanTeacher", {"start": -0.1}),
+        ("ICT", {"alpha": 0.0}),
+        ("MCNet", {"temperature": 0.0}),
+        ("UniMatch", {"threshold": 95.0}),
+        ("BCP", {"box_share": 2.0}),
+        ("BCP", {"pretraining": 2.0}),
+        ("ADVENT", {"discriminator_lr": -1.0}),
+        ("URPC", {"scales": 1}),
+    ],
+    ids=str,
+)
+def test_numbers_that_cannot_be_are_named_by_their_option(name, options):
+    (option,) = options
+    with pytest.raises(UserError, match=f"--model.{option}"):
+        built(name, **options)
+
+
+def test_networks_without_such_decoders_are_refused_in_one_line():
+    def plain(in_channels, num_classes, spatial_dims, weights=None):
+        return tiny(in_channels, num_classes, spatial_dims)
+
+    with pytest.raises(UserError, match=r"--model.network.*upsample"):
+        methods.MCNet(network=plain, in_channels=1)
+
+
+def test_earlier_weights_that_fit_the_first_decoder_only_say_what_helps(tmp_path):
+    torch.save(tiny(1, 3, 2).state_dict(), tmp_path / "stage1.ckpt")
+
+    def started(in_channels, num_classes, spatial_dims, **options):
+        return tiny(in_channels, num_classes, spatial_dims, **{"weights": str(tmp_path / "stage1.ckpt"), **options})
+
+    with pytest.raises(UserError, match="weights_for first"):
+        methods.MCNet(network=started, in_channels=1, num_classes=3, weights_for="all")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from semiseg.errors import check_number
 from semiseg.losses import entropy, probabilities
 from semiseg.losses.consistency import EPSILON
 from semiseg.methods.semi_supervised import SemiSupervisedMethod
@@ -34,6 +35,7 @@ class ADVENT(SemiSupervisedMethod):
 
     def __init__(self, direct: float = 0.0, discriminator_lr: float = 0.0001, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_number("--model.discriminator_lr", discriminator_lr, 0)
         self.discriminator = discriminator(self.hparams["num_classes"], self.spatial_dims)
         self.direct = direct
         self.discriminator_lr = discriminator_lr

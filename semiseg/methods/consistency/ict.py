@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semiseg.errors import check_number
 from semiseg.losses import probabilities, squared_error
 from semiseg.methods.semi_supervised import TeacherStudentMethod
 
@@ -25,6 +26,7 @@ class ICT(TeacherStudentMethod):
 
     def __init__(self, alpha: float = 0.2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_number("--model.alpha", alpha, 0, above=True)
         self.alpha = alpha
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from semiseg.components.branches import Branch, MeanOf, WeightsFor, another
+from semiseg.errors import check_number
 from semiseg.losses import probabilities, sharpened, squared_error
 from semiseg.methods.semi_supervised import SemiSupervisedMethod
 from semiseg.networks.layers import Upsampling
@@ -46,6 +47,7 @@ class MCNet(SemiSupervisedMethod):
         self.others = nn.ModuleList(
             Branch(another(self.make_network, weights_for, upsample=upsample)) for upsample in decoders
         )
+        check_number("--model.temperature", temperature, 0, above=True)
         self.temperature = temperature
         self.detach_target = detach_target
         self.score = score

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from semiseg.components.perturbations import noisy
+from semiseg.errors import check_number
 from semiseg.losses import probabilities, squared_error
 from semiseg.methods.semi_supervised import TeacherStudentMethod
 
@@ -25,6 +26,7 @@ class MeanTeacher(TeacherStudentMethod):
 
     def __init__(self, start: float = 1 / 30, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_number("--model.start", start, 0, 1)
         self.start = start
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from semiseg.components.perturbations import noisy
 from semiseg.components.ramps import SigmoidRamp
 from semiseg.components.uncertainty import monte_carlo
+from semiseg.errors import check_number
 from semiseg.losses import masked_mean, probabilities, squared_error
 from semiseg.methods.semi_supervised import TeacherStudentMethod
 
@@ -28,6 +29,7 @@ class UAMT(TeacherStudentMethod):
 
     def __init__(self, passes: int = 8, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_number("--model.passes", passes, 1)
         self.passes = passes
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

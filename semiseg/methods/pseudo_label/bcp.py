@@ -10,6 +10,7 @@ from scipy.ndimage import label as components
 from torch import Tensor
 
 from semiseg.components.mixing import box
+from semiseg.errors import check_number
 from semiseg.methods.semi_supervised import TeacherStudentMethod
 
 
@@ -37,6 +38,8 @@ class BCP(TeacherStudentMethod):
         self, pretraining: float = 0.25, box_share: float = 2 / 3, largest_component: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
+        check_number("--model.pretraining", pretraining, 0, 1)
+        check_number("--model.box_share", box_share, 0, 1)
         self.pretraining = pretraining
         self.box_share = box_share
         self.largest_component = largest_component

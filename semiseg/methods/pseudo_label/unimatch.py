@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from semiseg.components.mixing import cutmix_boxes
 from semiseg.components.perturbations import strong_view
+from semiseg.errors import check_number
 from semiseg.losses import probabilities, soft_dice
 from semiseg.methods.semi_supervised import SemiSupervisedMethod
 
@@ -29,6 +30,7 @@ class UniMatch(SemiSupervisedMethod):
 
     def __init__(self, threshold: float = 0.95, view_weights: tuple[float, float] = (0.5, 0.5), **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_number("--model.threshold", threshold, 0, 1)
         self.threshold = threshold
         self.view_weights = view_weights
         self.drop_channels = {2: nn.Dropout2d, 3: nn.Dropout3d}[self.spatial_dims](0.5)
