@@ -28,7 +28,9 @@ def another(make_network: Callable[..., Network], weights_for: WeightsFor, **opt
     try:
         network = make_network(**options, **({"weights": None} if weights_for == "first" else {}))
     except UserError as error:
-        raise UserError(f"{error}; or --model.weights_for first") if weights_for == "all" else error
+        if weights_for == "all":
+            raise UserError(f"{error}; or --model.weights_for first") from error
+        raise
     except TypeError as error:
         raise UserError(f"--model.network: this method needs a network with {', '.join(options)}: {error}") from error
     initialise(network.head)

@@ -247,7 +247,7 @@ def test_unimatch(dims, classes, monkeypatch):
     view, mixed = strong.clone(), label.copy()
     view[0][:, boxes[0]], mixed[0][boxes[0].numpy()] = strong[1][:, boxes[0]], label[1][boxes[0].numpy()]
     strong_loss = soft_dice(method.network(torch.cat([view, view])), torch.from_numpy(np.concatenate([mixed, mixed])))
-    expected = 0.5 * float(strong_loss) + 0.5 * float(soft_dice(dropped, torch.from_numpy(label)))
+    expected = 0.5 * strong_loss.item() + 0.5 * soft_dice(dropped, torch.from_numpy(label)).item()
     assert unsupervised(method, batch) == pytest.approx(expected, rel=1e-3)
 
 
