@@ -77,7 +77,8 @@ class URPC(SemiSupervisedMethod):
         supervised = torch.stack([self.supervised_loss(logits, labeled["mask"]) for logits in scales]).mean()
         ps = [probabilities(logits) for logits in unlabeled_scales]
         mean = torch.stack(ps).mean(0)
-        divergences = [(mean * ((mean + EPSILON) / (p + EPSILON)).log()).sum(1) for p in ps]
+        of_mean = (mean + EPSILON).log()
+        divergences = [(mean * (of_mean - (p + EPSILON).log())).sum(1) for p in ps]
         consistency = torch.stack([rectified(p, mean, u) for p, u in zip(ps, divergences, strict=True)]).mean()
         self.seen = {
             "image": unlabeled["image"],
