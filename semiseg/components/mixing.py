@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,17 +20,19 @@ def box(size: Sequence[int], sides: Sequence[int], device: torch.device | None =
 def cutmix_boxes(image: Tensor, probability: float = 0.5, low: float = 0.02, high: float = 0.4) -> Tensor:
     """Masks (B, *S), true where an image (B, C, *S) takes another's pixels (CutMix, https://arxiv.org/abs/1905.04899).
 
-    With `probability` a box that covers a share between `low` and `high` of the image, each side scaled by a factor
-    between 0.3 and 1/0.3 and the sides' product kept, as in UniMatch; else nothing.
+    With `probability` a box that covers a share between `low` and `high` of the image, the ratio of its sides between
+    0.3 and 1/0.3 of that of the image's, drawn again until it fits, as in UniMatch; else nothing.
     """
     size = image.shape[2:]
     masks = torch.zeros((len(image), *size), dtype=torch.bool, device=image.device)
     for mask in masks:
         if float(torch.rand(())) >= probability:
             continue
-        share = float(torch.empty(()).uniform_(low, high))
-        stretch = torch.empty(len(size)).uniform_(np.log(0.3), -np.log(0.3))
-        scales = share ** (1 / len(size)) * (stretch - stretch.mean()).exp()
-        sides = [max(1, min(n, round(n * float(scale)))) for n, scale in zip(size, scales, strict=True)]
+        scales = torch.full((len(size),), 2.0)
+        while scales.max() > 1:
+            share = torch.empty(()).uniform_(low, high)
+            stretch = torch.empty(len(size)).uniform_(math.log(0.3) / 2, -math.log(0.3) / 2)
+            scales = share ** (1 / len(size)) * (stretch - stretch.mean()).exp()
+        sides = [max(1, round(n * float(scale))) for n, scale in zip(size, scales, strict=True)]
         mask |= box(size, sides, image.device)
     return masks

@@ -40,11 +40,12 @@ def smoothed(image: Tensor, sigma: Tensor, radius: int = 4) -> Tensor:
     dims = image.ndim - 2
     convolve = {2: F.conv2d, 3: F.conv3d}[dims]
     rows = image.reshape(1, samples * channels, *image.shape[2:])
-    for axis in range(dims):
-        pad = [0, 0] * dims
-        pad[2 * (dims - 1 - axis)] = pad[2 * (dims - 1 - axis) + 1] = radius
-        along = kernel.view(-1, 1, *[2 * radius + 1 if other == axis else 1 for other in range(dims)])
-        rows = convolve(F.pad(rows, pad, mode="replicate"), along, groups=samples * channels)
+    with torch.autocast(image.device.type, enabled=False):  # half precision would round the image
+        for axis in range(dims):
+            pad = [0, 0] * dims
+            pad[2 * (dims - 1 - axis)] = pad[2 * (dims - 1 - axis) + 1] = radius
+            along = kernel.view(-1, 1, *[2 * radius + 1 if other == axis else 1 for other in range(dims)])
+            rows = convolve(F.pad(rows, pad, mode="replicate"), along, groups=samples * channels)
     return rows.view_as(image)
 
 
@@ -81,9 +82,3 @@ class FeatureDrop(nn.Module):
         threshold = attention.flatten(1).amax(1).view(-1, *[1] * (features.ndim - 1))
         threshold = threshold * torch.empty((), device=features.device).uniform_(self.low, self.high)
         return features * (attention < threshold)
-
-
-def feature_perturbations(spatial_dims: int) -> list[nn.Module]:
-    """Those of CCT and URPC in SSL4MIS: noise, dropout of whole channels (0.3), and dropping what is most active."""
-    dropout = {2: nn.Dropout2d, 3: nn.Dropout3d}[spatial_dims]
-    return [FeatureNoise(), dropout(0.3), FeatureDrop()]

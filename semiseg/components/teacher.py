@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from semiseg.errors import check_number
+from semiseg.errors import UserError, check_number
 from semiseg.networks import Network
 
 
@@ -25,6 +25,9 @@ class Teacher(nn.Module):
             "eval": as at inference.
         buffers: batch normalisation's statistics: "copy" those of the student, "average" them like the weights, or
             let the teacher keep its "own" from the images it sees (the papers' code, in mode "train").
+
+    Raises:
+        UserError: `decay` is not between 0 and 1, or mode "eval" is to keep statistics that nothing updates.
     """
 
     def __init__(
@@ -40,6 +43,9 @@ class Teacher(nn.Module):
         self.decay = decay
         self.mode = mode
         self.buffer_rule = buffers
+        if mode == "eval" and buffers == "own":
+            raise UserError("--model.teacher_buffers own: in --model.teacher_mode eval nothing updates them; use copy")
+        self.train()
 
     def train(self, mode: bool = True) -> Teacher:
         """Follow the module around it, but for mode "eval"."""

@@ -85,7 +85,7 @@ class Method(lightning.LightningModule):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def setup(self, stage: str) -> None:
-        """Take the data's preprocessing; compile and lay out the inner networks, never this module."""
+        """Take the data's preprocessing; compile the inner networks' parts and lay them out, never this module."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             self.preprocessing = datamodule.preprocessing
@@ -93,8 +93,10 @@ class Method(lightning.LightningModule):
             layout = torch.channels_last if self.spatial_dims == 2 else torch.channels_last_3d
             self.to(memory_format=layout)  # type: ignore[call-overload]
         if self.compile_network:
-            for network in self.children():
-                network.compile()
+            for module in list(self.modules()):  # by their parts: many methods call encoder and decoders apart
+                for name in ("encoder", "decoder", "head"):
+                    if isinstance(part := getattr(module, name, None), nn.Module):
+                        part.compile()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the preprocessing; drop the path of initial weights, which the trained ones have replaced."""

@@ -25,6 +25,13 @@ def test_cutmix_takes_boxes_of_up_to_two_fifths_from_half_of_the_images(shape):
     torch.manual_seed(0)
     masks = cutmix_boxes(torch.zeros(shape))
     assert masks.shape == (shape[0], *shape[2:])
+    sides = []
+    for mask in masks[masks.flatten(1).any(1)]:
+        side = [mask.any(tuple(o for o in range(mask.ndim) if o != axis)).sum() for axis in range(mask.ndim)]
+        assert mask.sum() == torch.stack(side).prod(), "not a box"
+        sides.append(torch.stack(side))
+    ratios = torch.stack(sides).float()
+    assert float((ratios.amax(1) / ratios.amin(1)).max()) < 1 / 0.3 * 1.5  # and rounding of small boxes
     shares = masks.flatten(1).float().mean(1)
     assert 0.4 < float((shares > 0).float().mean()) < 0.6
     assert float(shares.max()) < 0.5  # 0.4, and rounding

@@ -62,6 +62,7 @@ def test_the_teacher_has_no_gradient_and_is_another_network():
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_in_training_the_mode_is_the_one_asked_for(mode):
     around = nn.ModuleList([Teacher(network(), mode=mode)])
+    assert around[0].network.training == (mode == "train"), "Lightning calls neither train() nor eval() at the start"
     around.train()
     assert around[0].network.training == (mode == "train")
     image = torch.randn(1, 1, 8, 8)

@@ -67,7 +67,9 @@ def softmax(logits):
 
 def both(network, batch):
     """Logits of labeled and of unlabeled images, from one batch of all."""
-    return network(torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]])).split(2)
+    return network(torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]])).split(
+        len(batch["labeled"]["image"])
+    )
 
 
 def unsupervised(method, batch, monkeypatch=None):
@@ -113,8 +115,15 @@ def test_mean_teacher(dims, classes, monkeypatch):
 def test_uamt_counts_only_where_the_teacher_is_sure(dims, classes, monkeypatch):
     uncertainty = torch.rand(2, *SIZES[dims])
     monkeypatch.setattr("semiseg.methods.consistency.uamt.noisy", lambda image: image)
-    monkeypatch.setattr("semiseg.methods.consistency.uamt.monte_carlo", lambda *_: (None, uncertainty))
     method, batch = built("UAMT", dims, classes), drawn(dims, classes)
+
+    def passes(network, image, number):
+        assert network is method.teacher
+        assert image is batch["unlabeled"]["image"]
+        assert number == 8
+        return None, uncertainty
+
+    monkeypatch.setattr("semiseg.methods.consistency.uamt.monte_carlo", passes)
     p, q = softmax(both(method.network, batch)[1]), softmax(method.teacher.network(batch["unlabeled"]["image"]))
     threshold = 0.75 + 0.25 * np.exp(-5 * (1 - 0.6) ** 2)  # of log K, at step 60 of 100
     sure = uncertainty.numpy() < threshold
@@ -125,16 +134,17 @@ def test_uamt_counts_only_where_the_teacher_is_sure(dims, classes, monkeypatch):
 
 @CASES
 def test_ict(dims, classes):
-    method, batch = built("ICT", dims, classes), drawn(dims, classes)
+    method, batch = built("ICT", dims, classes), drawn(dims, classes, size=3)
     torch.manual_seed(5)
     found = unsupervised(method, batch)
     torch.manual_seed(5)
     share = float(torch.distributions.Beta(0.2, 0.2).sample())
-    first, second = image = batch["unlabeled"]["image"]
-    mixed = torch.stack([share * first + (1 - share) * second, share * second + (1 - share) * first])
+    image = batch["unlabeled"]["image"]
+    before = [2, 0, 1]
+    mixed = share * image + (1 - share) * image[before]
     p = softmax(both(method.network, {**batch, "unlabeled": {"image": mixed}})[1])
     q = softmax(method.teacher.network(image))
-    target = np.stack([share * q[0] + (1 - share) * q[1], share * q[1] + (1 - share) * q[0]])
+    target = share * q + (1 - share) * q[before]
     assert found == pytest.approx(((p - target) ** 2).mean(), rel=1e-4)
 
 
@@ -225,27 +235,27 @@ def test_mcnet(dims, classes, kinds):
             if i != j:
                 sharp = q**10 / (q**10).sum(1, keepdims=True)
                 losses.append(((p - sharp) ** 2).mean())
-    assert unsupervised(method, batch) == pytest.approx(np.mean(losses), rel=1e-3)
+    assert unsupervised(method, batch) == pytest.approx(np.sum(losses) / len(ps), rel=1e-3)
 
 
 @CASES
 def test_unimatch(dims, classes, monkeypatch):
     size = SIZES[dims]
-    boxes = torch.zeros(2, *size, dtype=torch.bool)
+    boxes = torch.zeros(3, *size, dtype=torch.bool)
     boxes[0, : size[0] // 2] = True
     module = "semiseg.methods.pseudo_label.unimatch"
     monkeypatch.setattr(f"{module}.strong_view", lambda image: image * 2)
     monkeypatch.setattr(f"{module}.cutmix_boxes", lambda image: boxes)
-    method, batch = built("UniMatch", dims, classes, threshold=0.5), drawn(dims, classes)
+    method, batch = built("UniMatch", dims, classes, threshold=0.5), drawn(dims, classes, size=3)
     method.drop_channels = Scale(0.5)
     images = torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]])
-    p = softmax(method.network(images))[2:]
+    p = softmax(method.network(images))[3:]
     label = np.where(p.max(1) >= 0.5, p.argmax(1), -1)
     assert 0 < (label >= 0).mean() < 1 or classes == 2
-    dropped = method.network.decode([level[2:] * 0.5 for level in method.network.encode(images)])
+    dropped = method.network.decode([level[3:] * 0.5 for level in method.network.encode(images)])
     strong = batch["unlabeled"]["image"] * 2
     view, mixed = strong.clone(), label.copy()
-    view[0][:, boxes[0]], mixed[0][boxes[0].numpy()] = strong[1][:, boxes[0]], label[1][boxes[0].numpy()]
+    view[0][:, boxes[0]], mixed[0][boxes[0].numpy()] = strong[2][:, boxes[0]], label[2][boxes[0].numpy()]
     strong_loss = soft_dice(method.network(torch.cat([view, view])), torch.from_numpy(np.concatenate([mixed, mixed])))
     expected = 0.5 * strong_loss.item() + 0.5 * soft_dice(dropped, torch.from_numpy(label)).item()
     assert unsupervised(method, batch) == pytest.approx(expected, rel=1e-3)
@@ -257,6 +267,7 @@ def test_bcp_makes_mosaics_both_ways(dims, classes, monkeypatch):
     inside[: SIZES[dims][0] // 2] = True
     monkeypatch.setattr("semiseg.methods.pseudo_label.bcp.box", lambda size, sides, device: inside)
     method, batch = built("BCP", dims, classes), drawn(dims, classes)
+    monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(0))
     image, mask, other = batch["labeled"]["image"], batch["labeled"]["mask"], batch["unlabeled"]["image"]
     decision = method.teacher.network(other).argmax(1)
     mosaic = torch.stack([torch.where(inside, other[0], image[0]), torch.where(inside, image[1], other[1])])
@@ -270,6 +281,23 @@ def test_bcp_makes_mosaics_both_ways(dims, classes, monkeypatch):
     method._trainer.global_step = 10  # of 100: labeled mosaics only
     monkeypatch.setattr(method, "decisions", lambda image: pytest.fail("the teacher was asked"))
     assert unsupervised(method, batch) == 0
+    mosaic = torch.stack([torch.where(inside, image[1], image[0]), torch.where(inside, image[1], image[0])])
+    truth = torch.stack([torch.where(inside, mask[1], mask[0]), torch.where(inside, mask[1], mask[0])])
+    logits = method.network(mosaic)
+    own = torch.stack([~inside, inside])  # the first image keeps its outside, the second its inside
+    expected = [method.supervised_loss(logits, torch.where(part, truth, -1)) for part in (own, ~own)]
+    torch.testing.assert_close(method.logged["train/loss_supervised"], sum(expected).detach())
+
+
+def test_bcp_makes_both_mosaics_of_a_batch_of_one():
+    method = built("BCP", pretraining=0.0)
+    shares = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        method.training_step(drawn(size=1), 0)
+        shares.add(round(float(method.seen["used"].float().mean()), 2))
+    assert len(shares) == 2
+    assert min(shares) < 0.5 < max(shares)
 
 
 def test_bcp_keeps_the_largest_object_of_each_class():
@@ -294,6 +322,75 @@ def test_advent(dims, classes):
     assert unsupervised(method, batch) == pytest.approx(fooling + 0.5 * entropy, rel=1e-4)
     telling = (np.log1p(np.exp(-source.detach().numpy())).mean() + np.log1p(np.exp(target.detach().numpy())).mean()) / 2
     assert float(method.logged["train/loss_discriminator"]) == pytest.approx(telling, rel=1e-4)
+
+
+def gradients(method, loss):
+    names = [name for name, weight in method.named_parameters() if weight.requires_grad]
+    found = torch.autograd.grad(loss, [method.get_parameter(name) for name in names], allow_unused=True)
+    return {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
+
+
+def test_advent_trains_the_discriminator_to_tell_and_the_network_to_fool():
+    method, batch = built("ADVENT"), drawn()
+    method.supervised_loss = lambda logits, mask: (logits * 0).sum()
+    method.total = lambda supervised, unsupervised, discriminator: (unsupervised, discriminator)
+    fooling, telling = method.training_step(batch, 0)
+    assert {name.split(".")[0] for name in gradients(method, fooling)} == {"network"}
+    fooling, telling = method.training_step(batch, 0)
+    assert {name.split(".")[0] for name in gradients(method, telling)} == {"discriminator"}
+
+
+@pytest.mark.parametrize("name", ["MeanTeacher", "UAMT", "PiModel"])
+def test_the_student_sees_the_image_and_the_target_comes_from_a_noisy_one(name, monkeypatch):
+    module = {"MeanTeacher": "mean_teacher", "UAMT": "uamt", "PiModel": "pi_model"}[name]
+    noise = []
+    monkeypatch.setattr(
+        f"semiseg.methods.consistency.{module}.noisy", lambda image: noise.append(image) or torch.zeros_like(image)
+    )
+    method, batch = built(name), drawn()
+    seen = []
+    looked_at = method.network if name == "PiModel" else method.teacher.network
+    looked_at.register_forward_pre_hook(lambda _, images: seen.append(images[0]))
+    method.training_step(batch, 0)
+    assert noise[0] is batch["unlabeled"]["image"]
+    assert any((image == 0).all() for image in seen)
+    if name == "PiModel":
+        assert torch.equal(seen[0], torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]]))
+
+
+@pytest.mark.parametrize("name", ["CCT", "MCNet"])
+def test_gradients_reach_the_target_only_if_asked_to(name):
+    parts = {}
+    for detach in (True, False):
+        method = built(name, detach_target=detach)
+        method.total = lambda supervised, unsupervised: unsupervised
+        found = gradients(method, method.training_step(drawn(), 0))
+        parts[detach] = {key: value for key, value in found.items() if key.startswith("network.head")}
+    if name == "CCT":
+        assert not parts[True]
+        assert parts[False]
+    else:
+        assert not torch.allclose(parts[True]["network.head.0.weight"], parts[False]["network.head.0.weight"])
+
+
+def test_urpc_perturbs_from_coarse_to_fine_in_training_and_not_at_inference():
+    torch.manual_seed(0)
+
+    def deep(in_channels, num_classes, spatial_dims):
+        return UNet(in_channels, num_classes, spatial_dims, widths=(4, 5, 6, 7, 8), dropout=(0,) * 5)
+
+    method = methods.URPC(network=deep, in_channels=1)
+    assert [head.in_channels for head in method.heads] == [7, 6, 5]
+    seen = []
+    for perturb in method.perturbations:
+        perturb.register_forward_pre_hook(
+            lambda module, images: seen.append((type(module).__name__, images[0].shape[1]))
+        )
+    image = torch.randn(2, 1, 32, 32)
+    assert all(logits.shape == (2, 2, 32, 32) for logits in method.predictions(image))
+    assert seen == [("Dropout", 7), ("FeatureDrop", 6), ("FeatureNoise", 5)]
+    method.eval()
+    assert all(map(torch.equal, method.predictions(image), method.predictions(image)))
 
 
 TRAINED_WITHOUT_LABELS = {
@@ -419,11 +516,12 @@ def test_earlier_weights_go_to_all_or_to_the_first(name, module, tmp_path):
         ("BCP", {"pretraining": 2.0}),
         ("ADVENT", {"discriminator_lr": -1.0}),
         ("URPC", {"scales": 1}),
+        ("UAMT", {"teacher_buffers": "own", "teacher_mode": "eval"}),
     ],
     ids=str,
 )
 def test_numbers_that_cannot_be_are_named_by_their_option(name, options):
-    (option,) = options
+    option = next(iter(options))
     with pytest.raises(UserError, match=f"--model.{option}"):
         built(name, **options)
 

@@ -55,11 +55,9 @@ class ADVENT(SemiSupervisedMethod):
         source, target = self_information(probabilities(logits)), self_information(p)
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         fooled = functional_call(self.discriminator, frozen, (target,))
-        fooling = F.binary_cross_entropy_with_logits(fooled, torch.ones_like(fooled))
+        fooling = F.softplus(-fooled).mean()  # cross-entropy of taking them for labeled ones
         judged = self.discriminator(torch.cat([source, target]).detach())
-        truth = torch.zeros_like(judged)
-        truth[: len(source)] = 1
-        telling = F.binary_cross_entropy_with_logits(judged, truth)
+        telling = (F.softplus(-judged[: len(source)]).mean() + F.softplus(judged[len(source) :]).mean()) / 2
         uncertainty = entropy(p)
         self.seen = {"image": unlabeled["image"], "pseudo-label": p.argmax(1), "uncertainty": uncertainty.detach()}
         return self.total(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from semiseg.components.branches import Branch, WeightsFor, another
-from semiseg.components.perturbations import feature_perturbations
+from semiseg.components.perturbations import FeatureDrop, FeatureNoise
 from semiseg.losses import probabilities, squared_error
 from semiseg.methods.semi_supervised import SemiSupervisedMethod
 
@@ -18,8 +18,8 @@ class CCT(SemiSupervisedMethod):
     """Cross-consistency training: one auxiliary decoder for each perturbation of the encoder's features.
 
     Ouali, Hudelot, Tami, "Semi-supervised semantic segmentation with cross-consistency training", CVPR 2020,
-    https://arxiv.org/abs/2003.09005. The perturbations are the three of SSL4MIS's U-Net version: noise, dropout of
-    channels and dropping the most active places, on all levels' features. Auxiliary decoders learn on unlabeled images
+    https://arxiv.org/abs/2003.09005. The perturbations are the three of SSL4MIS's U-Net version: noise, dropout
+    (0.3) and dropping the most active places, on all levels' features. Auxiliary decoders learn on unlabeled images
     only, as in the paper; the main prediction is their target. In the 2025 papers' code they share one decoder
     (`shared_decoder`), gradients flow into the target (`detach_target: false`), and the supervised loss is the mean
     over all decoders.
@@ -39,7 +39,7 @@ class CCT(SemiSupervisedMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.perturbations = nn.ModuleList(feature_perturbations(self.spatial_dims))
+        self.perturbations = nn.ModuleList([FeatureNoise(), nn.Dropout(0.3), FeatureDrop()])
         self.detach_target = detach_target
         self.auxiliary = nn.ModuleList(
             [] if shared_decoder else [Branch(another(self.make_network, weights_for)) for _ in self.perturbations]

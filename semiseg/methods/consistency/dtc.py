@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from monai.networks.layers.factories import Conv
 from torch import Tensor
-from torch.nn import functional as F
 
 from semiseg.components.distance_maps import signed_distances
-from semiseg.losses import probabilities
+from semiseg.losses import masked_mean, probabilities, squared_error
 from semiseg.methods.semi_supervised import SemiSupervisedMethod
 from semiseg.networks.layers import initialise
 
@@ -49,7 +48,7 @@ class DTC(SemiSupervisedMethod):
             tasks, labeled["image"], unlabeled["image"]
         )
         truth = signed_distances(labeled["mask"], logits.shape[1])
-        distances = F.mse_loss(distance, truth)
+        distances = masked_mean(squared_error(distance, truth), labeled["mask"] >= 0)
         p = probabilities(torch.cat([logits, unlabeled_logits]))
         soft_mask = torch.sigmoid(-self.steepness * torch.cat([distance, unlabeled_distance]))
         error = (soft_mask - p[:, 1:]).square().mean(1)

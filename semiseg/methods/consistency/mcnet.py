@@ -22,7 +22,8 @@ class MCNet(SemiSupervisedMethod):
     https://arxiv.org/abs/2103.02911 (two decoders), and "Mutual consistency learning for semi-supervised medical image
     segmentation", Medical Image Analysis 2022, https://arxiv.org/abs/2109.09960 (MC-Net+, three). The mutual loss is
     taken over labeled and unlabeled images. Deviations: the target is detached (`detach_target: false` is the authors'
-    code), sharpened maps sum to one for any number of classes, losses are means over decoders and pairs.
+    code), sharpened maps sum to one for any number of classes, both losses are divided by the number of decoders, and
+    the supervised loss is that of all methods (authors: Dice).
 
     Args:
         decoders: how the further decoders upsample; the first is the network's own. One makes v1, two MC-Net+.
@@ -63,14 +64,14 @@ class MCNet(SemiSupervisedMethod):
         return [self.network.decode(features), *(decoder(features) for decoder in self.others)]
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Mean supervised loss of the decoders + weight x mean squared difference of all ordered pairs."""
+        """Mean over decoders of the supervised loss + weight x the squared differences to all others."""
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         outputs, unlabeled_outputs = self.on_both(self.predictions, labeled["image"], unlabeled["image"])
         supervised = torch.stack([self.supervised_loss(logits, labeled["mask"]) for logits in outputs]).mean()
         ps = [probabilities(torch.cat(pair)) for pair in zip(outputs, unlabeled_outputs, strict=True)]
         targets = [sharpened(p.detach() if self.detach_target else p, self.temperature) for p in ps]
         pairs = [squared_error(p, q) for (p, _), (_, q) in permutations(zip(ps, targets, strict=True), 2)]
-        error = torch.stack(pairs).mean(0)
+        error = torch.stack(pairs).sum(0) / len(ps)
         self.seen = {
             "image": unlabeled["image"],
             "pseudo-label": unlabeled_outputs[0].argmax(1),

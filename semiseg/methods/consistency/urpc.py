@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semiseg.components.branches import MeanOf
-from semiseg.components.perturbations import feature_perturbations
-from semiseg.errors import UserError
+from semiseg.components.perturbations import FeatureDrop, FeatureNoise
+from semiseg.errors import UserError, check_number
 from semiseg.losses import probabilities
 from semiseg.losses.consistency import EPSILON
 from semiseg.methods.semi_supervised import SemiSupervisedMethod
@@ -41,16 +41,15 @@ class URPC(SemiSupervisedMethod):
 
     def __init__(self, scales: int = 4, score: Literal["main", "mean"] = "main", **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_number("--model.scales", scales, 2)
         decoder = self.network.decoder
         channels = decoder.channels[-scales:-1] if isinstance(decoder, Stages) else ()
         if not channels:
-            raise UserError(
-                "--model URPC needs a network whose decoder has two stages or more, and --model.scales of at least 2"
-            )
+            raise UserError("--model URPC needs a network whose decoder has two stages or more")
         conv = Conv[Conv.CONV, self.spatial_dims]
         self.heads = nn.ModuleList(conv(width, self.hparams["num_classes"], 3, padding=1) for width in channels)
         initialise(self.heads)
-        self.perturbations = nn.ModuleList(feature_perturbations(self.spatial_dims))
+        self.perturbations = nn.ModuleList([nn.Dropout(0.5), FeatureDrop(), FeatureNoise()])  # coarse to fine
         self.score = score
 
     @property

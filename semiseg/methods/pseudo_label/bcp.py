@@ -20,8 +20,8 @@ class BCP(TeacherStudentMethod):
     Bai et al., "Bidirectional copy-paste for semi-supervised medical image segmentation", CVPR 2023,
     https://arxiv.org/abs/2305.00673. Of a box at a random place one mosaic has the unlabeled image inside and the
     labeled outside, the other mosaic the reverse. Each region has its own loss, normalised by itself. The first part of
-    the budget pastes labeled images into each other; the authors train it as a run of its own. One half of a batch
-    makes the first kind of mosaic, the other half the second.
+    the budget pastes labeled images into each other, both regions with weight 1; the authors train it as a run of its
+    own. Every other image of a batch makes the second kind of mosaic.
 
     The weight of the pseudo-labeled regions is 1 where that of the labeled ones is 1, times `weight` (authors: 0.5,
     constant).
@@ -51,13 +51,14 @@ class BCP(TeacherStudentMethod):
         if pretraining:
             other, label = image.roll(1, 0), mask.roll(1, 0)
         else:
-            other = batch["unlabeled"]["image"]
+            other = batch["unlabeled"]["image"][: len(image)]
             label = self.decisions(other)
         size = image.shape[2:]
         inside = box(size, [max(1, int(self.box_share * side)) for side in size], image.device)
-        sources = torch.arange(len(image)) % 2 == 0  # these have the other image inside
-        other, label = (tensor[torch.arange(len(image)) % len(tensor)] for tensor in (other, label))
-        taken = inside == sources.to(image.device).view(-1, *[1] * len(size))  # (B, *S): pixels of the other image
+        numbers = torch.arange(len(image), device=image.device)
+        other, label = (tensor[numbers % len(tensor)] for tensor in (other, label))
+        inverse = (numbers + int(torch.randint(2, ()))) % 2 == 1  # every other image, so that a batch of one has both
+        taken = inside ^ inverse.view(-1, *[1] * len(size))  # (B, *S): pixels of the other image
         logits = self.network(torch.where(taken.unsqueeze(1), other, image))
         own = self.supervised_loss(logits, mask.masked_fill(taken, -1))
         pasted = self.supervised_loss(logits, label.masked_fill(~taken, -1))
@@ -66,7 +67,7 @@ class BCP(TeacherStudentMethod):
             "used": taken,
         }  # fmt: skip
         if pretraining:
-            return self.total((own + pasted) / 2, torch.zeros_like(own))
+            return self.total(own + pasted, torch.zeros_like(own))
         return self.total(own, pasted)
 
     @torch.no_grad()

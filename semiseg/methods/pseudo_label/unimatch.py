@@ -20,7 +20,8 @@ class UniMatch(SemiSupervisedMethod):
     Yang et al., "Revisiting weak-to-strong consistency in semi-supervised semantic segmentation", CVPR 2023,
     https://arxiv.org/abs/2208.09910; numbers from the authors' code for medical images. The weak view is what the data
     give (flips, rotations, crops). An image takes its CutMix pixels from the next one of its batch, whose decisions are
-    there already, where the authors predict a further batch for it; their decisions come from evaluation mode.
+    there already, where the authors predict a further batch for it; their decisions come from evaluation mode. Of a
+    batch of one image there is nothing to mix.
 
     Args:
         threshold: confidence below which a pixel is ignored (authors: 0.95).
