@@ -19,7 +19,7 @@ demo: install  ## train, test and draw on synthetic images and volumes: under 5 
 	WANDB_MODE=$${WANDB_MODE:-offline} $(BIN)/semiseg demo
 
 test: install  ## run the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: install  ## check style and types
 	$(BIN)/ruff format --check .

@@ -32,7 +32,8 @@ def assert_complains(args, capsys, *parts):
     [
         ("--model", "Supervisd", "no method of that name; did you mean Supervised?"),
         ("--model", "semiseg.methods.Supervisd", "did you mean Supervised?"),
-        ("--model", "torch.nn.Identity", "no method of that name; use one of"),
+        ("--model", "torch.nn.Identity", "no method of that name; semiseg fit --help lists what there is"),
+        ("--data", "torch.nn.Identity", "no data set of that name; use one of"),
         ("--model", "nowhere.Method", "there is no Python module nowhere; put its folder on PYTHONPATH"),
         ("--data", "Synthetc", "no data set of that name; did you mean Synthetic?"),
         ("--model.network", "UNett", "no network of that name; did you mean UNet?"),

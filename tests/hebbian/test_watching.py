@@ -125,8 +125,8 @@ def test_rows_and_figures(dims: str, fit, tmp_path: Path) -> None:
     assert float(rows[3]["cosine/encoder.levels.0.1"]) < float(rows[1]["cosine/encoder.levels.0.1"]) < 1
     for quantity in ("cosine", "norm", "similarity", "entropy", "usage"):
         layers = [float(value) for name, value in rows[3].items() if name.startswith(f"{quantity}/")]
-        assert len(layers) == 7
-        assert float(rows[3][f"hebbian/{quantity}"]) == pytest.approx(sum(layers) / 7)
+        assert len(layers) == 12
+        assert float(rows[3][f"hebbian/{quantity}"]) == pytest.approx(sum(layers) / 12)
     for name in ("filters", "learning", "latent"):
         picture = np.asarray(Image.open(run / "figures" / f"{name}.png"))
         assert picture.std() > 5, name

@@ -48,7 +48,7 @@ def test_the_checkpoint_is_the_network_that_training_used(fit) -> None:
     """Unit norm is folded in: a plain network with the checkpoint's weights gives the method's logits."""
     run = fit(*HEBBIAN, *DATA)
     method = loaded(run).eval()
-    plain = UNet(3, 2, 2, widths=(4, 8), dropout=(0, 0), weights=str(run / "checkpoints/last.ckpt")).eval()
+    plain = UNet(3, 2, 2, widths=(4, 4, 8), dropout=(0, 0, 0), weights=str(run / "checkpoints/last.ckpt")).eval()
     image = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(plain(image), method.network(image))

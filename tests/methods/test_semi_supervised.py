@@ -274,9 +274,9 @@ def test_bcp_makes_mosaics_both_ways(dims, classes, monkeypatch):
     logits = method.network(mosaic)
     true = torch.stack([torch.where(inside, -1, mask[0]), torch.where(inside, mask[1], -1)])
     pseudo = torch.stack([torch.where(inside, decision[0], -1), torch.where(inside, -1, decision[1])])
-    assert unsupervised(method, batch) == pytest.approx(float(method.supervised_loss(logits, pseudo)), rel=1e-4)
+    assert unsupervised(method, batch) == pytest.approx(method.supervised_loss(logits, pseudo).item(), rel=1e-4)
     supervised = float(method.logged["train/loss_supervised"])
-    assert supervised == pytest.approx(float(method.supervised_loss(logits, true)), rel=1e-4)
+    assert supervised == pytest.approx(method.supervised_loss(logits, true).item(), rel=1e-4)
 
     method._trainer.global_step = 10  # of 100: labeled mosaics only
     monkeypatch.setattr(method, "decisions", lambda image: pytest.fail("the teacher was asked"))

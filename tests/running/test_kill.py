@@ -57,7 +57,7 @@ def test_killed_run_ends_bit_for_bit_the_same(
 
 
 def test_killed_first_stage_ends_bit_for_bit_the_same(tiny: list[str], tmp_path: Path):
-    arguments = [*tiny, "--config", "configs/method/hebbian_swta_tsa.yaml"]
+    arguments = [tiny[0], "--config", "configs/method/hebbian_swta_tsa.yaml", *tiny[1:]]  # its budget last
     assert kills.run_and_kill([*arguments, "--experiment", "whole"], None) == 0
     for moment, count in [("step", 7), ("writing a checkpoint", 1)]:
         assert kills.run_and_kill(arguments, moment, count) == -9, moment
@@ -70,7 +70,7 @@ def test_killed_first_stage_ends_bit_for_bit_the_same(tiny: list[str], tmp_path:
 
 
 def test_killed_teacher_ends_bit_for_bit_the_same(tiny: list[str], tmp_path: Path):
-    arguments = [*tiny, "--data.labeled_fraction", "0.5", "--config", "configs/method/uamt.yaml"]
+    arguments = [tiny[0], "--config", "configs/method/uamt.yaml", *tiny[1:], "--data.labeled_fraction", "0.5"]
     assert kills.run_and_kill([*arguments, "--experiment", "whole"], None) == 0
     for moment, count in [("step", 6), ("writing a checkpoint", 2)]:
         assert kills.run_and_kill(arguments, moment, count) == -9, moment
