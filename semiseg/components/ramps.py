@@ -68,11 +68,9 @@ class SigmoidRamp(Ramp):
     """
 
     def __init__(self, max_steps: int, peak: float = 0.1, length: float = 1.0) -> None:
-        check_number("--model.weight.length", length, 0)
         self.peak = peak
-        self.rise = length * max_steps
+        self.rise = LinearRamp(max_steps, 1.0, length)
 
     def __call__(self, step: int) -> float:
         """Weight at a step."""
-        t = min(step / self.rise, 1.0) if self.rise else 1.0
-        return self.peak * math.exp(-5 * (1 - t) ** 2)
+        return self.peak * math.exp(-5 * (1 - self.rise(step)) ** 2)

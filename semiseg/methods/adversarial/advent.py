@@ -27,8 +27,7 @@ class ADVENT(SemiSupervisedMethod):
     SGD and Adam.
 
     Args:
-        adversarial: the unsupervised loss is the adversarial one plus `direct` times the mean entropy.
-        direct: weight of the entropy beside the adversarial loss (the paper trains either; 0: adversarial alone).
+        direct: weight of the mean entropy beside the adversarial loss (the paper trains either; 0: adversarial alone).
         discriminator_lr: learning rate of the discriminator (the authors: 0.0001).
         **kwargs: as `SemiSupervisedMethod`.
     """

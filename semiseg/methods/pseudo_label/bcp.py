@@ -23,8 +23,7 @@ class BCP(TeacherStudentMethod):
     the budget pastes labeled images into each other, both regions with weight 1; the authors train it as a run of its
     own. Every other image of a batch makes the second kind of mosaic.
 
-    The weight of the pseudo-labeled regions is 1 where that of the labeled ones is 1, times `weight` (authors: 0.5,
-    constant).
+    The loss on labeled regions counts 1, that on pseudo-labeled ones `weight` (authors: 0.5, constant).
 
     Args:
         pretraining: share of the budget that learns from labeled mosaics alone (authors: 10 000 of 40 000 steps).
