@@ -19,6 +19,8 @@ HELP = """usage: semiseg COMMAND ...
   test       score a run:       semiseg test --run RUN [--checkpoint best|last]
   validate   validate a run:    semiseg validate --run RUN
   predict    segment images:    semiseg predict CKPT INPUT... --output DIR [--overlay] [--probabilities]
+  benchmark  a grid of runs:    semiseg benchmark configs/benchmark/quick_glas.yaml [--dry-run] [--workers N]
+  report     compare runs:      semiseg report runs/quick_glas --output DIR
   data       look at data:      semiseg data check|preview|split|cache --help
   demo       all of this on synthetic images, in a few minutes
 
@@ -80,6 +82,15 @@ def _dispatch(args: list[str]) -> int:
         from semiseg.inference.command import predict_command
 
         predict_command(args[1:])
+    elif command == "benchmark":
+        from semiseg.benchmark.command import benchmark_command
+
+        _be_quiet()
+        return benchmark_command(args[1:])
+    elif command == "report":
+        from semiseg.report.command import report_command
+
+        report_command(args[1:])
     elif command == "demo":
         from semiseg.demo import run_demo
 
@@ -90,7 +101,7 @@ def _dispatch(args: list[str]) -> int:
         _be_quiet()
         run_lightning(args)
     else:
-        commands = ("fit", "test", "validate", "predict", "data", "demo")
+        commands = ("fit", "test", "validate", "predict", "benchmark", "report", "data", "demo")
         near = difflib.get_close_matches(command, commands, n=1)
         raise UserError(f"unknown command {command}; {f'did you mean {near[0]}?' if near else 'see semiseg --help'}")
     return 0

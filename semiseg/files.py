@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from semiseg.errors import UserError
 
@@ -16,6 +18,17 @@ def import_from_here() -> None:
     """Let class paths name the user's own files in the current directory, as `python -m` does; ours come first."""
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
+
+
+def take_lock(path: Path) -> IO[str] | None:
+    """Lock a file until it is closed or this process ends, however it ends; None where another process holds it."""
+    file = open(path, "w")  # noqa: SIM115  (held)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by loader processes
+    except OSError:
+        file.close()
+        return None
+    return file
 
 
 @contextmanager

@@ -45,9 +45,7 @@ def data_command(args: Sequence[str]) -> int:
         raise UserError(f"semiseg data {action}: unknown; use check, preview, split or cache")
     if rest and not rest[0].startswith("-"):
         rest = ["--data", "Folder", "--data.root", *rest]
-    parser = LightningArgumentParser(prog=f"semiseg data {action}", exit_on_error=False)
-    parser.add_argument("-c", "--config", action="config", help="file with the data set's options")
-    parser.add_lightning_class_args(SegmentationDataModule, "data", subclass_mode=True)
+    parser = data_parser(f"semiseg data {action}")
     if action != "check":
         parser.add_argument("--output", type=str, default="preview.png" if action == "preview" else "split.json")
     if action == "preview":
@@ -55,7 +53,7 @@ def data_command(args: Sequence[str]) -> int:
     from semiseg.running.configs import find_configs
 
     options = parser.parse_args(find_configs(rest))
-    data: SegmentationDataModule = parser.instantiate_classes(options).data
+    data: SegmentationDataModule = parser.instantiate(options).data
     if action == "check":
         return _check(data)
     if action == "preview":
@@ -63,6 +61,14 @@ def data_command(args: Sequence[str]) -> int:
     else:
         _split(data, Path(options.output))
     return 0
+
+
+def data_parser(command: str) -> LightningArgumentParser:
+    """A parser of the options of a data set, in files and as arguments."""
+    parser = LightningArgumentParser(prog=command, exit_on_error=False)
+    parser.add_argument("-c", "--config", action="config", help="file with the data set's options")
+    parser.add_lightning_class_args(SegmentationDataModule, "data", subclass_mode=True)
+    return parser
 
 
 def _check(data: SegmentationDataModule) -> int:

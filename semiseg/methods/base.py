@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from semiseg.data.preprocessing import Preprocessing, resize_logits
 from semiseg.errors import UserError
 from semiseg.evaluation.cases import CaseTable
 from semiseg.evaluation.metrics import case_metrics
+from semiseg.evaluation.threshold import best_threshold
 from semiseg.inference.window import whole_image
 from semiseg.networks import Network, UNet
 
@@ -124,18 +125,32 @@ class SegmentationMethod(Method):
     Args:
         loss: supervised loss: the mean of soft Dice and cross-entropy, or one of them.
         hd95_medpy: also report HD95 as MedPy defines it (percentile of both directions pooled).
+        threshold: how a test decides between two classes: by the higher score (`argmax`), or by the threshold of the
+            foreground's probability that is best on the validation cases (`validation`).
         **kwargs: as `Method`.
+
+    Raises:
+        UserError: a threshold is to be searched for more than two classes.
     """
 
     streams: ClassVar[Sequence[str]] = ("labeled",)
     monitor = "val/dice"
 
     def __init__(
-        self, loss: Literal["dice_ce", "dice", "ce"] = "dice_ce", hd95_medpy: bool = False, **kwargs: Any
+        self,
+        loss: Literal["dice_ce", "dice", "ce"] = "dice_ce",
+        hd95_medpy: bool = False,
+        threshold: Literal["argmax", "validation"] = "argmax",
+        num_classes: int = 2,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(num_classes=num_classes, **kwargs)
+        if threshold == "validation" and num_classes > 2:
+            raise UserError(f"--model.threshold validation: there are {num_classes} classes, not two; use argmax")
         self.supervised_loss = {"dice_ce": losses.dice_ce, "dice": losses.soft_dice, "ce": losses.cross_entropy}[loss]
         self.hd95_medpy = hd95_medpy
+        self.search_threshold = threshold == "validation"
+        self.threshold = 0.5
         self.cases = CaseTable()
 
     @property
@@ -167,8 +182,27 @@ class SegmentationMethod(Method):
 
     def class_maps(self, batch: dict[str, Any]) -> list[Tensor]:
         """Predicted classes (*S) of the cases of an evaluation batch, each at the size of its target."""
+        if self.threshold != 0.5:
+            return [(probability > self.threshold).long() for probability in self._foreground(batch)]
+        return [logits.argmax(0) for logits in self._logits(batch)]
+
+    def _logits(self, batch: dict[str, Any]) -> Iterator[Tensor]:
+        """Logits (K, *S) of each case, at the size of its target."""
         logits = self(batch["image"]).float()
-        return [resize_logits(logits[i : i + 1], t.shape).argmax(1)[0] for i, t in enumerate(batch["target"])]
+        return (resize_logits(logits[i : i + 1], t.shape)[0] for i, t in enumerate(batch["target"]))
+
+    def _foreground(self, batch: dict[str, Any]) -> Iterator[Tensor]:
+        """Probability (*S) of the foreground of each case, where there are two classes."""
+        return (logits.softmax(0)[1] for logits in self._logits(batch))
+
+    def on_test_start(self) -> None:
+        """Search the threshold, if that is asked for."""
+        if self.search_threshold:
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            batches = (self.transfer_batch_to_device(b, self.device, 0) for b in data.val_dataloader())
+            self.threshold = best_threshold(
+                pair for batch in batches for pair in zip(self._foreground(batch), batch["target"], strict=True)
+            )
 
     def _score(self, batch: dict[str, Any], distances: bool) -> list[Tensor]:
         """Predict a batch's cases and add their metrics to the table."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -16,10 +15,10 @@ from typing import IO, Any
 import yaml
 
 from semiseg.errors import UserError
-from semiseg.files import atomic_path
+from semiseg.files import atomic_path, take_lock
 
 # What changes how a run is carried out, but not what it computes.
-_FREE = {"data": {"num_workers", "cache_dir", "cache_gb", "root", "manifest"}}
+_FREE = {"data": {"num_workers", "cache_dir", "cache_gb", "root", "manifest"}, "model": {"threshold"}}
 _BOUND_TRAINER = ("max_steps", "val_check_interval", "precision", "gradient_clip_val", "accumulate_grad_batches")
 
 
@@ -81,15 +80,13 @@ class RunFolder:
         """
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115  (held until the process ends)
+            self._lock = take_lock(self.path / ".lock")
         except OSError as error:
             raise UserError(
                 f"run folder {self.path}: {error.strerror}; choose another place with --runs_dir DIR"
             ) from error
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by loader processes
-        except OSError as error:
-            raise UserError(f"run folder {self.path}: another process is running it; wait for it or stop it") from error
+        if self._lock is None:
+            raise UserError(f"run folder {self.path}: another process is running it; wait for it or stop it")
         for half in self.checkpoint("last").parent.glob(".*.ckpt"):
             half.unlink()
 
@@ -150,7 +147,7 @@ def provenance() -> dict[str, Any]:
 
 def _bound(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options that decide what a run computes, flat."""
-    flat: dict[str, Any] = {"seed_everything": config.get("seed_everything")}
+    flat: dict[str, Any] = {key: config.get(key) for key in ("seed_everything", "labeled_epochs")}
     trainer = config.get("trainer") or {}
     flat.update({f"trainer.{key}": trainer.get(key) for key in _BOUND_TRAINER})
     for part in ("model", "data"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import re
 import signal
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -103,6 +105,8 @@ class SemisegCLI(LightningCLI):
         parser.add_argument("--runs_dir", type=str, default="runs", help="folder that holds all runs")
         parser.add_argument("--experiment", type=str, default="default", help="name of this set of runs")
         parser.add_argument("--method_name", type=str | None, default=None, help="default: the method's class, small")
+        budget = "budget in passes over the labeled images, instead of trainer.max_steps"
+        parser.add_argument("--labeled_epochs", type=PositiveInt | None, default=None, help=budget)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
         for fact in ("in_channels", "num_classes", "spatial_dims"):
             parser.link_arguments(f"data.{fact}", f"model.init_args.{fact}", apply_on="instantiate")
@@ -120,8 +124,6 @@ class SemisegCLI(LightningCLI):
                 )
         if not isinstance(trainer.val_check_interval, str) and (trainer.val_check_interval or 0) <= 0:
             raise UserError(f"--trainer.val_check_interval {trainer.val_check_interval}: use 1 step or more")
-        if isinstance(trainer.val_check_interval, int):
-            trainer.val_check_interval = min(trainer.val_check_interval, trainer.max_steps)
         self.config_text = self._parser(self.subcommand).dump(config, skip_unset=False)
         weights = weights_of(config.model)
         self.lost_weights = weights if weights and not Path(weights).expanduser().exists() else None
@@ -141,13 +143,19 @@ class SemisegCLI(LightningCLI):
             self.keeper = KeepBestAndLast(self.folder)
             loggers += [self.csv]
             own += [LearningRateMonitor("step"), ValidationPanels(self.folder), StepPanels(self.folder), self.keeper]
+            steps = config.trainer.max_steps
+            if config.labeled_epochs:
+                data = self.datamodule
+                steps = config.labeled_epochs * math.ceil(len(data.part("labeled")) / data.batch_size)
+            kwargs.update(max_steps=steps)
             if isinstance(config.trainer.val_check_interval, int):  # Lightning counts batches, we count steps
-                interval = config.trainer.val_check_interval * config.trainer.accumulate_grad_batches
+                interval = min(config.trainer.val_check_interval, steps) * config.trainer.accumulate_grad_batches
                 kwargs.update(val_check_interval=interval)
         else:
             kwargs.update(devices=1, num_nodes=1, strategy="auto")  # so that every case is scored exactly once
             if self.subcommand == "test":
-                own += [WriteResults(self.folder, self.checkpoint, self.datamodule.evaluation)]
+                searched = getattr(self.model, "search_threshold", False)
+                own += [WriteResults(self.folder, self.checkpoint, self.datamodule.evaluation, searched)]
         try:
             return super().instantiate_trainer(
                 **kwargs,

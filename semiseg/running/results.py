@@ -15,6 +15,11 @@ from semiseg.running.callbacks import panel
 from semiseg.running.folder import RunFolder
 
 
+def cases_name(key: str) -> str:
+    """Name of the table of cases of a test, `best-native` being `cases`, `last-network` `cases-last-network`."""
+    return "-".join(["cases", *(part for part in key.split("-") if part not in ("best", "native"))])
+
+
 class WriteResults(Callback):
     """Write `cases.csv`, pictures and the summary in `status.json` at the end of a test.
 
@@ -22,20 +27,20 @@ class WriteResults(Callback):
         folder: the run's folder.
         checkpoint: `best` or `last`, which is tested.
         evaluation: `native` or `network`, the resolution of the scores.
+        searched: the threshold is searched on validation.
     """
 
-    def __init__(self, folder: RunFolder, checkpoint: str, evaluation: str) -> None:
+    def __init__(self, folder: RunFolder, checkpoint: str, evaluation: str, searched: bool = False) -> None:
         self.folder = folder
-        suffix = ("" if checkpoint == "best" else f"-{checkpoint}") + ("" if evaluation == "native" else "-network")
-        self.name = f"cases{suffix}"
-        self.key = f"{checkpoint}-{evaluation}"
+        self.key = f"{checkpoint}-{evaluation}" + searched * "-threshold"
+        self.name = cases_name(self.key)
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, print and draw."""
         table: CaseTable = pl_module.cases  # type: ignore[assignment]
         table.write_csv(self.folder.path / f"{self.name}.csv")
-        summary = table.summary()
+        summary = {**table.summary(), "threshold": pl_module.threshold}
         tests = {**self.folder.status.get("test", {}), self.key: summary}
         self.folder.update_status(test=tests)
         table.print_table(Console(width=110))

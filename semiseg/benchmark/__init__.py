@@ -1,0 +1,1 @@
+"""A grid of runs: methods x data sets x label fractions x folds x seeds x initialisations."""

@@ -1,0 +1,211 @@
+"""`semiseg benchmark GRID.yaml`: carry out a grid of runs, or print its plan."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from semiseg.benchmark.cell import is_done
+from semiseg.benchmark.driver import Driver, Progress, minutes_left, step_seconds
+from semiseg.benchmark.engines import Engine, LocalEngine, Share, make_engine
+from semiseg.benchmark.grid import Cell, Plan, pairs, read_grid
+from semiseg.data import SegmentationDataModule
+from semiseg.data.command import data_parser
+from semiseg.data.splits import make_split
+from semiseg.errors import OneLineParser, UserError, check_number
+from semiseg.files import import_from_here
+from semiseg.running.configs import find_configs
+
+EPILOG = "Further options, such as --trainer.max_steps 100, go to every run. The same command goes on where it stopped."
+
+
+def benchmark_command(args: Sequence[str]) -> int:
+    """Carry out the command; returns 0 if every cell is done, else 1."""
+    parser = OneLineParser(
+        "semiseg benchmark", description="Carry out a grid of runs.", epilog=EPILOG, allow_abbrev=False
+    )
+    parser.add_argument("grid", type=Path, metavar="GRID.yaml", help="such as configs/benchmark/quick_glas.yaml")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and an estimate of its time")
+    parser.add_argument(
+        "--measure", type=int, metavar="STEPS", help="with --dry-run: train so long first, for the estimate"
+    )
+    parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="folder that holds all runs")
+    parser.add_argument("--data_dir", type=Path, help="folder that holds the data sets' folders; default: data")
+    parser.add_argument("--workers", type=int, help="runs at a time; default: as many as cores or GPUs suffice for")
+    parser.add_argument("--cpus", type=int, default=1, help="cores per run")
+    parser.add_argument(
+        "--gpus", type=float, default=float(torch.cuda.is_available()), help="GPUs per run; 0.5: two share one"
+    )
+    parser.add_argument("--address", help="of a Ray cluster; default: this machine")
+    parser.add_argument("--local", action="store_true", help="processes of this machine, even if Ray is installed")
+    options, extra = parser.parse_known_args(args)
+    for name, least in (("workers", 1), ("cpus", 1), ("gpus", 0), ("measure", 1)):
+        if (value := getattr(options, name)) is not None:
+            check_number(f"--{name}", value, least)
+    extra = [part for argument in extra for part in argument.split("=", 1)]
+    if len(extra) % 2 or not all(name.startswith("--") for name, _ in pairs(extra)):
+        raise UserError(f"semiseg benchmark: {' '.join(extra)}: write options of the runs as --trainer.max_steps 100")
+    import_from_here()
+    plan = Plan(read_grid(options.grid), options.runs_dir, options.data_dir, extra)
+    cells = _cells(plan)
+    share = Share(options.cpus, options.gpus)
+    if options.dry_run:
+        _print_plan(cells, options.workers or LocalEngine(None, share).workers, _measure(cells, share, options.measure))
+        return 0
+    engine = (
+        LocalEngine(options.workers, share) if options.local else make_engine(options.address, options.workers, share)
+    )
+    return _run(cells, engine, plan)
+
+
+def _cells(plan: Plan) -> list[Cell]:
+    """The cells, after a look at each data set, so that its problems show before the first run."""
+    sets: list[SegmentationDataModule] = []
+    for entry in plan.grid.data:
+        parser = data_parser("semiseg benchmark")
+        options = parser.parse_args(find_configs(list(plan.data_arguments(entry))))
+        sets.append(parser.instantiate(options).data)
+    names = [data.dataset_name for data in sets]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"the grid has the data set {twice[0]} twice; make two grids of it, each with its experiment")
+
+    @cache
+    def labeled(i: int, fold: int, label: float) -> int:
+        data, counts = sets[i], plan.grid.counts
+        split = make_split(
+            data.cases, mode=data.split_mode, num_folds=data.num_folds, fold=fold, seed=data.split_seed,
+            **({"labeled_count": int(label)} if counts else {"labeled_fraction": label}),
+        )  # fmt: skip
+        return len(split.labeled)
+
+    return plan.cells(names, labeled)
+
+
+def _run(cells: list[Cell], engine: Engine, plan: Plan) -> int:
+    """Carry out what is left, showing how far it is."""
+    console = Console()
+    live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+    driver = Driver(cells, engine, console.print if live else lambda line: print(line, flush=True))
+    start, before = time.monotonic(), len(driver.progress.done)
+    print(f"{len(cells)} cells, {before} done before; {engine.workers} at a time", flush=True)
+    try:
+        if live:
+            with live:
+                failed = driver.run(lambda state: live.update(_table(state, engine.workers), refresh=True))
+        else:
+            failed = driver.run(_TellTimeLeft(engine.workers))
+    except KeyboardInterrupt:
+        print("stopping; the same command goes on from the last checkpoints", file=sys.stderr, flush=True)
+        raise
+    finally:
+        engine.close()
+    console.print(_table(driver.progress, engine.workers))
+    folder = plan.runs_dir / plan.grid.experiment
+    print(f"{len(driver.progress.done)} of {len(cells)} cells done, {(time.monotonic() - start) / 60:.1f} min")
+    for path, reason in failed.items():
+        print(f"failed: {path}: {reason}")
+    print(f"next: semiseg report {folder} --output {folder}/report")
+    return 1 if failed else 0
+
+
+class _TellTimeLeft:
+    """Says every few minutes how much time is left, where there is no terminal for a live table."""
+
+    def __init__(self, workers: int, every: float = 300.0) -> None:
+        self.workers = workers
+        self.every = every
+        self.told = time.monotonic()
+
+    def __call__(self, state: Progress) -> None:
+        """Print a line if it is time."""
+        if time.monotonic() - self.told > self.every:
+            self.told = time.monotonic()
+            print(f"{len(state.done)} of {len(state.cells)} done; {_time_left(state, self.workers)}", flush=True)
+
+
+def _time_left(state: Progress, workers: int) -> str:
+    """Estimate from the cells that are done."""
+    left = [*state.waiting, *(cell for cell, _ in state.running.values())]
+    minutes = minutes_left(left, step_seconds(state.cells), workers)
+    return "time left not known yet" if minutes is None else f"about {_minutes(minutes)} left"
+
+
+def _minutes(minutes: float) -> str:
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _table(state: Progress, workers: int) -> Table:
+    """Progress by data set and method, the running ones with step, speed and time left."""
+    table = Table(title=f"{len(state.done)} of {len(state.cells)} cells, {_time_left(state, workers)}")
+    for column in ("data set", "method", "done", "failed", "running"):
+        table.add_column(column, justify="right" if column in ("done", "failed") else "left")
+    groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in state.cells:
+        groups[cell.dataset, cell.method].append(cell)
+    for (dataset, method), cells in groups.items():
+        done = sum(cell.folder in state.done for cell in cells)
+        failed = sum(cell.folder in state.failed for cell in cells)
+        running = [_running(state, cell) for cell in cells if cell.folder in state.running]
+        table.add_row(dataset, method, f"{done}/{len(cells)}", str(failed or ""), "\n".join(running))
+    return table
+
+
+def _running(state: Progress, cell: Cell) -> str:
+    """Where a run is."""
+    minutes = (time.monotonic() - state.running[cell.folder][1]) / 60
+    step = state.steps_made(cell)
+    run = "/".join(cell.folder.parts[-2:])
+    return f"{run}: step {step}/{cell.steps}, {minutes:.1f} min" if cell.steps else f"{run}: {minutes:.1f} min"
+
+
+def _measure(cells: list[Cell], share: Share, steps: int | None) -> dict[tuple[str, str], float]:
+    """Seconds per step of each method on each data set, from the cells that are done or from a few steps now."""
+    measured = step_seconds(cells)
+    if steps is None:
+        return measured
+    short = ("--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(steps), "--labeled_epochs", "null")
+    with tempfile.TemporaryDirectory() as folder:
+        trials: dict[tuple[str, str], Cell] = {}
+        for cell in cells:
+            if cell.after is None and not cell.controls and (cell.dataset, cell.method) not in measured:
+                place = Path(folder, *cell.folder.parts[-5:])
+                arguments = (*cell.arguments, *short, "--runs_dir", folder)
+                trials.setdefault((cell.dataset, cell.method), Cell(place, arguments, {}, steps))
+        engine = LocalEngine(1, share)
+        failed = Driver(list(trials.values()), engine, print).run(lambda state: None)
+        if failed:
+            raise UserError(f"a run of {steps} steps failed: {next(iter(failed.values()))}")
+        return {**measured, **step_seconds(list(trials.values()))}
+
+
+def _print_plan(cells: list[Cell], workers: int, measured: dict[tuple[str, str], float]) -> None:
+    """The cells by data set and method, with their steps and time."""
+    table = Table(title=f"{len(cells)} cells, {sum(is_done(cell) for cell in cells)} done")
+    for column in ("data set", "method", "cells", "left", "steps each", "minutes each"):
+        table.add_column(column, justify="left" if column in ("data set", "method") else "right")
+    groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        groups[cell.dataset, cell.method].append(cell)
+    for (dataset, method), group in groups.items():
+        left = [cell for cell in group if not is_done(cell)]
+        steps = sorted({cell.steps for cell in group})
+        span = str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
+        minutes = minutes_left(group, measured, 1)
+        each = "?" if minutes is None else f"{minutes / len(group):.1f}"
+        table.add_row(dataset, method, str(len(group)), str(len(left)), span, each)
+    Console().print(table)
+    total = minutes_left([cell for cell in cells if not is_done(cell)], measured, workers)
+    if total is None:
+        print("nothing was measured yet: --dry-run --measure 20 trains each method for 20 steps to estimate the time")
+    else:
+        print(f"about {_minutes(total)} with {workers} at a time, from measured step times")

@@ -1,0 +1,1 @@
+"""Runs compared: tables, statistics and the HTML report."""

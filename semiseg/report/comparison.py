@@ -1,0 +1,374 @@
+"""From runs to what a report shows: cells, differences, ranks, curves; runs of other protocols are kept apart."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import math
+import string
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from PIL import Image
+
+from semiseg.evaluation.cases import CaseTable
+from semiseg.evaluation.statistics import average_ranks, holm, mean_interval, paired_difference
+from semiseg.report.published import names_of, published
+from semiseg.report.runs import Run
+from semiseg.running.folder import versions
+
+METRICS = (
+    ("dice", "Dice", "higher", "", "mean over cases"),
+    ("dice_pooled", "pooled Dice", "higher", "", "over the voxels of all cases together, as the papers report it"),
+    ("jaccard", "Jaccard", "higher", "", "mean over cases"),
+    ("jaccard_pooled", "pooled Jaccard", "higher", "", "over the voxels of all cases together"),
+    ("hd95", "HD95", "lower", "mm or px", "95th percentile of the surface distances, mean over cases"),
+    ("asd", "ASD", "lower", "mm or px", "average surface distance, mean over cases"),
+)
+PER_CASE = ("dice", "jaccard", "hd95", "asd")
+PANEL_BYTES = 3_000_000
+RULES = (
+    ("Split", "training, validation and test are disjoint by patient; the masks of unlabeled cases are never read"),
+    ("Checkpoint", "the best on validation; the last is shown beside it; nothing is chosen on test"),
+    ("Threshold", "argmax, or searched on validation where the protocol says so; a search on the test images, as "
+     "in the papers' code (worth about 3 to 6 points of Dice at 5 % of GlaS), is not offered"),
+    ("Interval", "mean over runs (folds and seeds) with its 90 % t interval; for one run there is none"),
+    ("Difference", "paired by fold, seed and case; 95 % bootstrap interval over patients; Wilcoxon's signed-rank test "
+     "over patients, Holm's correction over the methods of a data set and label fraction"),
+    ("Empty masks", "both empty: Dice 1 and distance 0; one empty: Dice 0 and distance the image's diagonal"),
+    ("Controls", "segmentations that learn nothing from images: what a method must beat"),
+    ("Published", "pooled at 128 x 128 pixels, distances in pixels, mean of ten runs; their checkpoint and threshold "
+     "were chosen on the test images"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """One test of a run.
+
+    Args:
+        run: the run.
+        key: of its test, such as `best-network-threshold`.
+    """
+
+    run: Run
+    key: str
+
+    @property
+    def summary(self) -> Mapping[str, float]:
+        """Its metrics."""
+        summary: Mapping[str, float] = self.run.status["test"][self.key]
+        return summary
+
+    @property
+    def rules(self) -> tuple[tuple[str, str], ...]:
+        """What must be the same for all data sets of a protocol."""
+        data = self.run.data
+        split = f"{data['split']}, {data['num_folds']} folds, seed {data['split_seed']}"
+        _, place, *searched = self.key.split("-")
+        decision = "threshold searched on validation" if searched else "argmax"
+        return (("split", split), ("resolution", place), ("class", "argmax" if self.run.is_control else decision))
+
+    @property
+    def place(self) -> tuple[tuple[str, str], ...]:
+        """What must be the same for all runs on a data set, controls included."""
+        data = self.run.data
+        sizes = (
+            ("images", data.get("image_size")),
+            ("patches", data.get("patch_size")),
+            ("spacing", data.get("spacing")),
+        )
+        size = ", ".join(f"{name} {' x '.join(f'{n:g}' for n in value)}" for name, value in sizes if value)
+        return (("size", size or "native"), ("cases", self.run.case_list))
+
+    @property
+    def budget(self) -> tuple[tuple[str, str], ...]:
+        """What must be the same for all runs on a data set."""
+        config, trainer, data = self.run.config, self.run.config["trainer"], self.run.data
+        epochs = config.get("labeled_epochs")
+        unlabeled = data.get("unlabeled_batch_size") or data["batch_size"]
+        return (
+            ("budget", f"{epochs} passes over the labeled images" if epochs else f"{trainer['max_steps']} steps"),
+            ("batch", f"{data['batch_size']} labeled, {unlabeled} unlabeled"),
+            ("validation", f"every {trainer['val_check_interval']} steps"),
+        )
+
+
+def compare(
+    runs: Sequence[Run], others: Sequence[tuple[str, str]], title: str, command: str, baseline: str = "supervised"
+) -> dict[str, Any]:
+    """All that a report shows, in plain types.
+
+    Args:
+        runs: tested runs.
+        others: name and reason of runs that have no test.
+        title: title of the report.
+        command: how it was made.
+        baseline: method that the others are compared with.
+    """
+    protocols, members = _protocols(runs)
+    cells, differences, distributions, curves, pictures = [], [], [], [], []
+    for protocol, groups in members.items():
+        tables = {key: {r.run.fold_and_seed: r.run.cases(r.key) for r in group} for key, group in groups.items()}
+        for key, group in groups.items():
+            where = {**dict(zip(("dataset", "labeled", "method"), key, strict=True)), "protocol": protocol}
+            cells.append({**where, **_cell(group)})
+            distributions.append({**where, "dice": _case_means(tables[key].values())})
+            curves += [{**where, **curve} for curve in [_curve(group)] if curve["step"]]
+            pictures.append((where, group[0].run.picture(group[0].key)))
+        differences += _differences(protocol, tables, baseline)
+    software = Counter(tuple(sorted(run.status.get("versions", {}).items())) for run in runs)
+    for facts in protocols if len(software) > 1 else ():
+        facts["notes"].append(f"the runs were made with {len(software)} different sets of package versions")
+    known = software.most_common(1)[0][0] if software else tuple(versions().items())
+    return {
+        "title": title,
+        "made": time.strftime("%Y-%m-%d %H:%M"),
+        "command": command,
+        "software": [list(pair) for pair in known],
+        "metrics": [dict(zip(("key", "name", "better", "unit", "description"), m, strict=True)) for m in METRICS],
+        "protocols": protocols,
+        "cells": cells,
+        "published_only": _published_only(cells),
+        "differences": differences,
+        "ranks": _ranks(cells),
+        "distributions": distributions,
+        "curves": curves,
+        "initialisations": _initialisations(cells),
+        "panels": _panels(pictures),
+        "failures": [{"run": name, "error": reason} for name, reason in others],
+        "reference": [list(rule) for rule in RULES],
+    }
+
+
+Key = tuple[str, str, str]
+"""Data set, labels and method."""
+
+
+def _protocols(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, dict[Key, list[Result]]]]:
+    """Protocols with what defines them, and the results under each; `last` checkpoints are left to `_cell`."""
+    results = [Result(run, key) for run in runs for key in run.status["test"] if key.startswith("best-")]
+    variants: dict[Any, dict[str, Counter[Any]]] = defaultdict(lambda: defaultdict(Counter))
+    for result in results:
+        if not result.run.is_control:
+            variants[result.rules][result.run.dataset][result.place, result.budget] += 1
+    protocols: list[dict[str, Any]] = []
+    members: dict[str, dict[Key, list[Result]]] = {}
+    for rules, datasets in sorted(variants.items(), key=lambda item: -sum(map(Counter.total, item[1].values()))):
+        ordered = {name: [variant for variant, _ in counts.most_common()] for name, counts in datasets.items()}
+        for number in range(max(map(len, ordered.values()))):
+            chosen = {name: variant[number] for name, variant in ordered.items() if number < len(variant)}
+            inside = [r for r in results if _belongs(r, rules, chosen)]
+            name = _letter(len(protocols))
+            facts = [list(rule) for rule in rules]
+            for dataset, (place, budget) in sorted(chosen.items()):
+                facts.append([dataset, "; ".join(f"{fact} {value}" for fact, value in (*place, *budget))])
+            protocols.append({"id": name, "facts": facts, "notes": []})
+            members[name] = _groups(inside)
+    return protocols, members
+
+
+def _belongs(result: Result, rules: Any, chosen: Mapping[str, Any]) -> bool:
+    """Whether a result was made under a protocol; controls have neither budget nor threshold."""
+    place, budget = chosen.get(result.run.dataset, (None, None))
+    if result.run.is_control:
+        return result.rules[:2] == rules[:2] and result.place == place
+    return bool(result.rules == rules and (result.place, result.budget) == (place, budget))
+
+
+def _letter(number: int) -> str:
+    return string.ascii_uppercase[number] if number < 26 else f"P{number + 1}"
+
+
+def _groups(results: Sequence[Result]) -> dict[Key, list[Result]]:
+    """Results by data set, labels and method; runs of one method with other options get rows of their own."""
+    variants: dict[Key, dict[tuple[str, str], list[Result]]] = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        run = result.run
+        variants[run.dataset, run.labeled, run.method][run.recipe, run.experiment].append(result)
+    groups: dict[Key, list[Result]] = {}
+    for (dataset, labeled, method), found in variants.items():
+        recipes = {recipe for recipe, _ in found}
+        experiments = {experiment for _, experiment in found}
+        for (recipe, experiment), group in found.items():
+            name = method
+            if len(experiments) > 1:
+                name += f" ({experiment})"
+            if len(recipes) > 1 and len({r for r, e in found if e == experiment}) > 1:
+                name += f" [{recipe}]"
+            groups[dataset, labeled, name] = sorted(group, key=lambda r: r.run.fold_and_seed)
+    order = sorted(groups, key=lambda key: (key[0], _amount(groups[key][0].run), key[2]))
+    return {key: groups[key] for key in order}
+
+
+def _amount(run: Run) -> float:
+    return run.fraction if run.fraction is not None else float(run.split["labeled_count"])
+
+
+def _cell(group: Sequence[Result]) -> dict[str, Any]:
+    """Mean and spread of one method's runs at one label fraction of one data set."""
+    run = group[0].run
+    values = {key: [r.summary[key] for r in group if key in r.summary] for key, *_ in METRICS}
+    intervals = {key: mean_interval(numbers) for key, numbers in values.items() if numbers}
+    last_key = group[0].key.replace("best-", "last-")
+    last = [r.run.status["test"][last_key] for r in group if last_key in r.run.status["test"]]
+    names = names_of(run.method)
+    network = group[0].key.split("-")[1] == "network"
+    paper = [
+        {"source": p.source, "metric": p.metric, "mean": p.mean, "ci90": _plain(p.ci90)}
+        for p in published()
+        if (p.dataset, p.fraction) == (run.dataset, run.fraction) and p.method in names
+        if network or p.metric.endswith("_pooled")
+    ]
+    seconds = [r.run.status["seconds"] for r in group if "seconds" in r.run.status]
+    return {
+        "fraction": run.fraction,
+        "name": run.method,
+        "control": run.is_control,
+        "runs": len(group),
+        "failed": 0,
+        "values": {key: numbers for key, numbers in values.items() if numbers},
+        "mean": {key: interval.mean for key, interval in intervals.items()},
+        "sd": {key: _plain(interval.sd) for key, interval in intervals.items()},
+        "ci90": {key: _plain(interval.ci90) for key, interval in intervals.items()},
+        "minutes": fmean(seconds) / 60 if seconds else None,
+        "parameters": None,
+        "last": {key: fmean(summary[key] for summary in last) for key, *_ in METRICS if last and key in last[0]},
+        "published": paper,
+    }
+
+
+def _plain(value: float) -> float | None:
+    """JSON has no nan."""
+    return value if math.isfinite(value) else None
+
+
+def _case_means(tables: Iterable[CaseTable]) -> list[float]:
+    """Dice of each case, its mean over the runs that tested it."""
+    dice: dict[str, list[float]] = defaultdict(list)
+    for table in tables:
+        for row in table.rows:
+            dice[str(row["case"])].append(float(row["dice"]))
+    return [round(fmean(values), 4) for _, values in sorted(dice.items())]
+
+
+def _curve(group: Sequence[Result], points: int = 40) -> dict[str, list[float]]:
+    """Validation Dice by step: mean, lowest and highest over the runs, at no more than so many steps."""
+    by_step: dict[int, list[float]] = defaultdict(list)
+    for result in group:
+        for step, dice in result.run.validation().items():
+            by_step[step].append(dice)
+    steps = sorted(by_step)
+    steps = steps[:: max(1, math.ceil(len(steps) / points))]
+    ends: dict[str, Callable[[list[float]], float]] = {"mean": fmean, "low": min, "high": max}
+    return {"step": list(steps), **{name: [round(f(by_step[s]), 4) for s in steps] for name, f in ends.items()}}
+
+
+def _differences(
+    protocol: str, tables: Mapping[Key, Mapping[tuple[int, int], CaseTable]], baseline: str
+) -> list[dict[str, Any]]:
+    """Each method against the baseline, on each data set and label fraction, Holm-corrected within these."""
+    rows = []
+    for (dataset, labeled), keys in itertools.groupby(tables, key=lambda key: key[:2]):
+        ours = [key for key in keys if key[2] != baseline]
+        theirs = tables.get((dataset, labeled, baseline))
+        for metric in PER_CASE if theirs is not None else ():
+            family = []
+            for key in ours:
+                assert theirs is not None
+                if not tables[key].keys() & theirs.keys():
+                    continue
+                d = paired_difference(tables[key], theirs, metric)
+                family.append({
+                    "dataset": dataset, "labeled": labeled, "protocol": protocol, "metric": metric, "method": key[2],
+                    "baseline": baseline, "mean": d.mean, "low": _plain(d.low), "high": _plain(d.high),
+                    "p": _plain(d.p), "patients": d.patients, "runs": d.over_runs.n,
+                    "per_run_mean": d.over_runs.mean, "per_run_sd": _plain(d.over_runs.sd),
+                })  # fmt: skip
+            for row, p in zip(family, holm([r["p"] if r["p"] is not None else math.nan for r in family]), strict=True):
+                row["p_holm"] = _plain(p)
+            rows += family
+    return rows
+
+
+def _ranks(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Average ranks over the data sets and label fractions where every method has a result; controls left out."""
+    rows = []
+    for protocol in dict.fromkeys(cell["protocol"] for cell in cells):
+        for metric, _, better, *_ in METRICS:
+            scores: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+            for cell in cells:
+                if cell["protocol"] == protocol and not cell["control"] and metric in cell["mean"]:
+                    scores[cell["dataset"], cell["labeled"]][cell["method"]] = cell["mean"][metric]
+            methods = sorted({method for row in scores.values() for method in row})
+            complete = [[row[m] for m in methods] for row in scores.values() if row.keys() == set(methods)]
+            if len(methods) > 1 and len(complete) > 1:
+                r = average_ranks(complete, higher_is_better=better == "higher")
+                rows.append({
+                    "protocol": protocol, "metric": metric, "methods": methods, "ranks": list(r.ranks),
+                    "critical_difference": r.critical_difference, "cells": r.cells,
+                    "p_friedman": _plain(r.p_friedman), "groups": [list(group) for group in r.groups],
+                })  # fmt: skip
+    return rows
+
+
+def _initialisations(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Methods that were run from scratch and from a first stage."""
+    by_key = {(c["protocol"], c["dataset"], c["labeled"], c["method"]): c for c in cells}
+    rows = []
+    for (protocol, dataset, labeled, name), cell in by_key.items():
+        method, _, start = name.partition("-from-")
+        scratch = by_key.get((protocol, dataset, labeled, method))
+        if start and scratch is not None:
+            for metric, *_ in METRICS:
+                if metric in cell["mean"] and metric in scratch["mean"]:
+                    rows.append({
+                        "dataset": dataset, "labeled": labeled, "protocol": protocol, "method": method, "start": start,
+                        "metric": metric, "scratch": scratch["mean"][metric], "pretrained": cell["mean"][metric],
+                    })  # fmt: skip
+    return rows
+
+
+def _published_only(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Numbers of the papers for data sets and fractions that we have, of methods that we have not."""
+    ours = {(cell["dataset"], cell["fraction"]): cell["labeled"] for cell in cells}
+    have = {(c["dataset"], c["fraction"], name) for c in cells for name in names_of(c["name"])}
+    return [
+        {
+            "dataset": p.dataset, "labeled": ours[p.dataset, p.fraction], "fraction": p.fraction, "method": p.method,
+            "source": p.source, "metric": p.metric, "mean": p.mean, "ci90": _plain(p.ci90),
+        }
+        for p in published()
+        if (p.dataset, p.fraction) in ours and (p.dataset, p.fraction, p.method) not in have
+    ]  # fmt: skip
+
+
+def _panels(pictures: Sequence[tuple[Mapping[str, str], Path]]) -> list[dict[str, Any]]:
+    """Best, median and worst case of one run of each cell, as long as there is room: each method once, then more."""
+    seen: Counter[tuple[str, str, str]] = Counter()
+    queue: list[tuple[int, int, Mapping[str, str], Path]] = []
+    for where, path in pictures:
+        key = where["protocol"], where["dataset"], where["method"]
+        queue.append((seen[key], len(queue), where, path))
+        seen[key] += 1
+    panels, total = [], 0
+    for _, _, where, path in sorted(queue, key=lambda item: item[:2]):
+        if not path.exists():
+            continue
+        with Image.open(path) as picture:
+            picture.thumbnail((640, 4096))
+            file = io.BytesIO()
+            picture.convert("RGB").save(file, "WEBP", quality=70)
+            width, height = picture.size
+        total += len(file.getvalue()) * 4 // 3
+        if total > PANEL_BYTES:
+            break
+        source = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+        panels.append({**where, "src": source, "width": width, "height": height})
+    return panels

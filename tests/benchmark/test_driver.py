@@ -1,0 +1,129 @@
+"""What the driver does with cells that end, fail, wait or are carried out elsewhere; the engine only pretends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from semiseg.benchmark import driver as module
+from semiseg.benchmark.cell import BUSY
+from semiseg.benchmark.driver import Driver, minutes_left, step_seconds
+from semiseg.benchmark.grid import Cell
+from semiseg.running.folder import RunFolder
+
+
+def make_cell(root: Path, name: str, after: Path | None = None) -> Cell:
+    return Cell(root / "data" / name / "labeled-1" / "fold-0-seed-0", ("--x", name), {}, steps=10, after=after)
+
+
+def finish(cell: Cell, seconds: float = 30.0) -> None:
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    RunFolder(cell.folder).update_status(cell={"digest": cell.digest, "seconds": seconds}, step=10)
+
+
+class Pretending:
+    """Ends each cell with the next of its exit codes, 0 if there is none left."""
+
+    def __init__(self, workers: int = 2, **codes: list[int]) -> None:
+        self.workers = workers
+        self.codes = codes
+        self.started: list[str] = []
+        self.most = 0
+        self.running: list[Cell] = []
+
+    def start(self, cell: Cell) -> None:
+        self.started.append(cell.method)
+        self.running.append(cell)
+        self.most = max(self.most, len(self.running))
+
+    def wait(self, seconds: float) -> list[tuple[Cell, int]]:
+        cell = self.running.pop(0)
+        codes = self.codes.get(cell.method, [])
+        code = codes.pop(0) if codes else 0
+        if code == 0:
+            finish(cell)
+        return [(cell, code)]
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+def run(cells: list[Cell], engine: Pretending) -> tuple[dict[Path, str], list[str]]:
+    said: list[str] = []
+    return Driver(cells, engine, said.append).run(lambda state: None, seconds=0.0), said
+
+
+def test_runs_all_no_more_at_a_time_than_there_is_room_for(tmp_path: Path) -> None:
+    engine = Pretending(workers=2)
+    failed, said = run([make_cell(tmp_path, name) for name in "abcde"], engine)
+    assert (failed, engine.started, engine.most, len(said)) == ({}, list("abcde"), 2, 5)
+
+
+def test_done_cells_are_left_alone_unless_something_else_is_asked_for(tmp_path: Path) -> None:
+    a, b = make_cell(tmp_path, "a"), make_cell(tmp_path, "b")
+    finish(a)
+    b.folder.mkdir(parents=True)
+    (b.folder / "status.json").write_text(json.dumps({"state": "done", "cell": {"digest": "of other options"}}))
+    engine = Pretending()
+    run([a, b], engine)
+    assert engine.started == ["b"]
+
+
+def test_a_failed_cell_is_tried_once_more_and_then_reported(tmp_path: Path) -> None:
+    cells = [make_cell(tmp_path, name) for name in ("lucky", "broken", "fine")]
+    cells[1].folder.mkdir(parents=True)
+    (cells[1].folder / "log.txt").write_text("step 1\nsemiseg: error: disk: No space left on device\n")
+    engine = Pretending(lucky=[-9], broken=[2, 2])
+    failed, said = run(cells, engine)
+    assert sorted(engine.started) == ["broken", "broken", "fine", "lucky", "lucky"]
+    assert list(failed) == [cells[1].folder]
+    assert failed[cells[1].folder] == "disk: No space left on device; exit code 2"
+    assert any("lucky" in line and "SIGKILL" in line and "memory" in line for line in said)
+    assert any("FAILED" in line and "No space left" in line and "log.txt" in line for line in said)
+
+
+def test_what_starts_from_a_first_stage_waits_for_it(tmp_path: Path) -> None:
+    first = make_cell(tmp_path, "first")
+    cells = [first, make_cell(tmp_path, "second", first.folder), make_cell(tmp_path, "other")]
+    engine = Pretending(first=[1])  # fails once
+    run(cells, engine)
+    assert engine.started.index("second") > max(i for i, name in enumerate(engine.started) if name == "first")
+    assert engine.started[:2] == ["first", "other"]
+
+
+def test_what_starts_from_a_first_stage_that_fails_fails_with_it(tmp_path: Path) -> None:
+    first = make_cell(tmp_path, "first")
+    second = make_cell(tmp_path, "second", first.folder)
+    engine = Pretending(first=[1, 1])
+    failed, _ = run([first, second, make_cell(tmp_path, "other")], engine)
+    assert set(failed) == {first.folder, second.folder}
+    assert "second" not in engine.started
+    assert "other" in engine.started
+
+
+def test_a_cell_that_another_grid_has_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    engine = Pretending(a=[BUSY, BUSY, BUSY])
+    failed, said = run([make_cell(tmp_path, "a")], engine)
+    assert (failed, engine.started) == ({}, ["a"] * 4)
+    assert not any("failed" in line for line in said)
+
+
+def test_a_cell_that_another_grid_has_finished_is_not_begun(tmp_path: Path) -> None:
+    a, b = make_cell(tmp_path, "a"), make_cell(tmp_path, "b")
+    driver = Driver([a, b], engine := Pretending(workers=1), lambda line: None)
+    finish(b)
+    driver.run(lambda state: None, seconds=0.0)
+    assert engine.started == ["a"]
+    assert driver.progress.done == {a.folder, b.folder}
+
+
+def test_estimates_come_from_measured_steps(tmp_path: Path) -> None:
+    done, same, other = (make_cell(tmp_path, name) for name in ("a", "a", "b"))
+    assert minutes_left([same], step_seconds([same]), workers=1) is None
+    finish(done, seconds=30.0)
+    measured = step_seconds([done])
+    assert measured == {("data", "a"): 3.0, ("data", ""): 3.0}
+    assert minutes_left([same, other], measured, workers=2) == pytest.approx(3.0 * 20 / 60 / 2)

@@ -1,0 +1,136 @@
+"""Real processes: crashes, kills, two grids at once, and Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from semiseg.cli import main
+
+OWN = """
+import os, signal
+from semiseg.methods import Supervised
+
+class Killed(Supervised):
+    def training_step(self, batch, batch_idx):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Broken(Supervised):
+    def training_step(self, batch, batch_idx):
+        raise RuntimeError("the matrix is singular")
+"""
+
+
+def statuses(root: Path) -> dict[str, dict]:
+    return {path.parts[-4]: json.loads(path.read_text()) for path in (root / "runs").rglob("status.json")}
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def test_a_crash_takes_nothing_else_along(write_grid, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    for name in ("Killed", "Broken"):
+        (tmp_path / f"{name.lower()}.yaml").write_text(f"model: {{class_path: own.{name}}}")
+    grid = write_grid(methods=["killed.yaml", "broken.yaml", "supervised", "mean_teacher"], controls=True)
+
+    assert main(["benchmark", str(grid), "--local", "--workers", "2"]) == 1
+    out = capfd.readouterr().out
+    assert "4 of 5 cells" not in out
+    assert "3 of 5 cells done" in out
+    assert out.count("failed, will be tried again") == 2
+    assert "SIGKILL" in out
+    assert "RuntimeError: the matrix is singular" in out
+    assert "Traceback" in (tmp_path / "runs/e/synthetic2d/broken/labeled-0.5/fold-0-seed-0/log.txt").read_text()
+    done = statuses(tmp_path)
+    for method in ("supervised", "mean_teacher", "otsu", "mean_mask", "everything_foreground"):
+        assert set(done[method]["test"]) == {"best-native"}, method
+
+    before = (tmp_path / "runs/e/synthetic2d/supervised/labeled-0.5/fold-0-seed-0/status.json").stat().st_mtime_ns
+    assert main(["benchmark", str(grid), "--local"]) == 1
+    assert "5 cells, 3 done before" in capfd.readouterr().out
+    assert (
+        tmp_path / "runs/e/synthetic2d/supervised/labeled-0.5/fold-0-seed-0/status.json"
+    ).stat().st_mtime_ns == before
+
+
+def test_kill_of_the_driver_and_of_a_worker_lose_nothing(write_grid, tmp_path: Path) -> None:
+    budget = {"trainer.max_steps": 400, "trainer.val_check_interval": 10}
+    grid = write_grid(methods=["supervised", {"config": "supervised", "name": "long", "options": budget}])
+    command = [sys.executable, "-m", "semiseg", "benchmark", str(grid), "--local", "--workers", "1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    folder = tmp_path / "runs/e/synthetic2d"
+    short, long = (folder / name / "labeled-0.5/fold-0-seed-0/status.json" for name in ("supervised", "long"))
+
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: long.exists() and json.loads(long.read_text()).get("step", 0) >= 100)
+    driver.kill()
+    driver.wait()
+    worker = json.loads(long.read_text())["pid"]
+    wait_for(lambda: not Path(f"/proc/{worker}/stat").exists() or ") Z" in Path(f"/proc/{worker}/stat").read_text(), 10)
+    finished, step = short.read_bytes(), json.loads(long.read_text())["step"]
+    assert json.loads(finished)["cell"]
+
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: json.loads(long.read_text())["pid"] != worker and json.loads(long.read_text())["step"] > step)
+    os.kill(json.loads(long.read_text())["pid"], signal.SIGKILL)
+    out, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 0, out
+    assert "2 cells, 1 done before" in out
+    assert "failed, will be tried again: synthetic2d/long/labeled-0.5/fold-0-seed-0" in out
+    assert short.read_bytes() == finished, "a finished cell was touched"
+    log = (long.parent / "log.txt").read_text()
+    assert log.count("going on from step") == 2
+    assert "going on from step 0" not in log
+    steps = [int(line.split(",")[0]) for line in (long.parent / "metrics.csv").read_text().splitlines()[1:]]
+    assert len(steps) == len(set(steps)), "a step was logged twice"
+    assert max(steps) == 399
+
+
+def test_two_grids_at_once_share_the_work(write_grid, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    grid = write_grid(seeds=[0, 1, 2, 3])
+    codes: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: codes.append(main(["benchmark", str(grid), "--local", "--workers", "1"])))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes == [0, 0]
+    logs = [path.read_text() for path in (tmp_path / "runs").rglob("log.txt")]
+    assert len(logs) == 4
+    assert all(log.count("done: ") == 1 and "error" not in log for log in logs), "a cell was carried out twice"
+
+
+def test_ray_carries_out_cells_and_reports_a_crash(write_grid, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "killed.yaml").write_text("model: {class_path: own.Killed}")
+    assert main(["benchmark", str(write_grid(methods=["supervised", "killed.yaml"])), "--workers", "2"]) == 1
+    out = capfd.readouterr().out
+    assert "1 of 2 cells done" in out
+    assert "SIGKILL" in out
+    assert set(statuses(tmp_path)["supervised"]["test"]) == {"best-native"}
+
+
+def test_without_ray_a_line_says_so(write_grid, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["benchmark", str(write_grid())]) == 0
+    assert "Ray is not installed" in capfd.readouterr().out
+    assert main(["benchmark", str(write_grid()), "--address", "auto"]) == 2
+    assert "pip install 'semiseg[ray]'" in capfd.readouterr().err
