@@ -148,7 +148,7 @@ def _table(state: Progress, workers: int) -> Table:
     """Progress by data set and method, the running ones with step, speed and time left."""
     table = Table(title=f"{len(state.done)} of {len(state.cells)} cells, {_time_left(state, workers)}")
     for column in ("data set", "method", "done", "failed", "running"):
-        table.add_column(column, justify="right" if column in ("done", "failed") else "left")
+        table.add_column(column, justify="right" if column in ("done", "failed") else "left", overflow="fold")
     groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in state.cells:
         groups[cell.dataset, cell.method].append(cell)
@@ -192,7 +192,7 @@ def _print_plan(cells: list[Cell], workers: int, measured: dict[tuple[str, str],
     """The cells by data set and method, with their steps and time."""
     table = Table(title=f"{len(cells)} cells, {sum(is_done(cell) for cell in cells)} done")
     for column in ("data set", "method", "cells", "left", "steps each", "minutes each"):
-        table.add_column(column, justify="left" if column in ("data set", "method") else "right")
+        table.add_column(column, justify="left" if column in ("data set", "method") else "right", overflow="fold")
     groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in cells:
         groups[cell.dataset, cell.method].append(cell)

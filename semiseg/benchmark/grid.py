@@ -46,7 +46,7 @@ class Grid:
     """A comparison. Every method is run with every start, data set, label fraction, fold and seed.
 
     Args:
-        experiment: name of the folder below `runs` that all runs go to.
+        experiment: name of the folder below `runs` that all runs go to: that of the file.
         data: data sets.
         methods: methods.
         first_stages: pretraining methods, by name; one run of each per data set, fold and seed.
@@ -77,7 +77,7 @@ class Grid:
 
 
 def read_grid(path: Path) -> Grid:
-    """Read a grid file.
+    """Read a grid file. Under `base` it may name another, whose keys it replaces and to whose options it adds.
 
     Raises:
         UserError: it is missing, not YAML, or a key of it is unknown or has a value of the wrong kind.
@@ -85,7 +85,11 @@ def read_grid(path: Path) -> Grid:
     if not path.exists():
         path = config_folder() / str(path).removeprefix("configs/")
     content = read_config(path)
-    known = {f.name for f in dataclasses.fields(Grid)} - {"labels", "counts"} | {"labeled_fraction", "labeled_count"}
+    if "base" in content:
+        base = read_config(_file(path, "benchmark", content.pop("base")))
+        content = {**base, **content, "options": {**(base.get("options") or {}), **(content.get("options") or {})}}
+    known = {f.name for f in dataclasses.fields(Grid)} - {"experiment", "labels", "counts"}
+    known |= {"labeled_fraction", "labeled_count"}
     for key in content:
         if key not in known:
             raise UserError(f"{path}: unknown key {key}; a grid has {', '.join(sorted(known))}")
@@ -97,7 +101,7 @@ def read_grid(path: Path) -> Grid:
         raise UserError(f"{path}: give either labeled_fraction or labeled_count, as a list")
     first_stages = [_entry(path, "method", item) for item in _list(path, "first_stages", content)]
     grid = Grid(
-        experiment=str(content.get("experiment") or path.stem),
+        experiment=path.stem,
         data=[_entry(path, "data", item) for item in _list(path, "data", content)],
         methods=[_entry(path, "method", item) for item in _list(path, "methods", content)],
         first_stages={stage.name: stage for stage in first_stages},

@@ -17,7 +17,7 @@ class Augmentation:
     """Flips, rotations, zoom and intensity changes; 2D and 3D alike.
 
     Flips and rotations are the papers'. Zoom and intensity are ours: with four labeled images of GlaS they moved
-    validation Dice more than loss, learning rate, head or budget did. `supervised_paper.yaml` turns them off.
+    validation Dice more than loss, learning rate, head or budget did. `configs/protocol/published.yaml` turns them off.
 
     Args:
         flip: flip every spatial axis with probability 0.5.

@@ -13,7 +13,7 @@ class Supervised(SegmentationMethod):
     """Train the network on the labeled stream only.
 
     U-Net: Ronneberger et al., "U-Net: convolutional networks for biomedical image segmentation", MICCAI 2015,
-    https://arxiv.org/abs/1505.04597. The papers' recipe (soft Dice, SGD) is `configs/method/supervised_paper.yaml`.
+    https://arxiv.org/abs/1505.04597. The papers' recipe (soft Dice, SGD) is `configs/protocol/published.yaml`.
     """
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

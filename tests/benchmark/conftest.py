@@ -25,7 +25,6 @@ def write_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
     def write(**keys: Any) -> Path:
         grid = {
-            "experiment": "e",
             "data": [
                 {
                     "config": "synthetic2d",
@@ -39,7 +38,7 @@ def write_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
             "controls": False,
             **keys,
         }
-        path = tmp_path / "grid.yaml"
+        path = tmp_path / "e.yaml"
         path.write_text(yaml.safe_dump(grid))
         return path
 

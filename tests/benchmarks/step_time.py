@@ -23,7 +23,8 @@ def main() -> None:
         data = ["--data", "Synthetic", "--data.size", "[128,128]", "--data.num_cases", "60", "--data.batch_size", "2"]
     with tempfile.TemporaryDirectory() as runs:
         code = semiseg(
-            ["fit", *data, "--config", "configs/method/supervised_paper.yaml", "--runs_dir", runs]
+            ["fit", *data, "--config", "configs/protocol/published.yaml", "--runs_dir", runs]
+            + ["--labeled_epochs", "null"]
             + ["--trainer.max_steps", steps, "--trainer.val_check_interval", "100", "--data.labeled_fraction", "0.2"]
             + ["--trainer.callbacks+", "tests.benchmarks.bare_loop.BareLoop"]
         )
