@@ -97,6 +97,14 @@ class Preprocessing:
         shape = (-1,) + (1,) * self.spatial_dims
         return (image - torch.tensor(self.mean).view(shape)) / torch.tensor(self.std).view(shape)
 
+    def picture(self, image: Tensor) -> np.ndarray:
+        """The array that `normalise` made an image (C, *S) from, so that its channels can be shown in their colours."""
+        array = image.float().cpu()
+        if self.mean is None or self.std is None:
+            return array.numpy()
+        shape = (-1,) + (1,) * self.spatial_dims
+        return (array * torch.tensor(self.std).view(shape) + torch.tensor(self.mean).view(shape)).numpy()
+
 
 def resize(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Linear resizing of a float array (C, *S), with anti-aliasing in 2D."""

@@ -118,7 +118,7 @@ def compare(
         tables = {key: {r.run.fold_and_seed: r.run.cases(r.key) for r in group} for key, group in groups.items()}
         for key, group in groups.items():
             where = {**dict(zip(("dataset", "labeled", "method"), key, strict=True)), "protocol": protocol}
-            cells.append({**where, **_cell(group)})
+            cells.append({**where, "name": _title(key[2]), **_cell(group)})
             distributions.append({**where, "dice": _case_means(tables[key].values())})
             curves += [{**where, **curve} for curve in [_curve(group)] if curve["step"]]
             pictures.append((where, group[0].run.picture(group[0].key)))
@@ -229,7 +229,6 @@ def _cell(group: Sequence[Result]) -> dict[str, Any]:
     seconds = [r.run.status["seconds"] for r in group if "seconds" in r.run.status]
     return {
         "fraction": run.fraction,
-        "name": run.method,
         "control": run.is_control,
         "runs": len(group),
         "failed": 0,
@@ -242,6 +241,12 @@ def _cell(group: Sequence[Result]) -> dict[str, Any]:
         "last": {key: fmean(summary[key] for summary in last) for key, *_ in METRICS if last and key in last[0]},
         "published": paper,
     }
+
+
+def _title(method: str) -> str:
+    """Name of a method on the page: what it starts from comes first."""
+    name, _, start = method.partition("-from-")
+    return f"{start} → {name}" if start else name
 
 
 def _plain(value: float) -> float | None:
@@ -338,7 +343,7 @@ def _initialisations(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 def _published_only(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Numbers of the papers for data sets and fractions that we have, of methods that we have not."""
     ours = {(cell["dataset"], cell["fraction"]): cell["labeled"] for cell in cells}
-    have = {(c["dataset"], c["fraction"], name) for c in cells for name in names_of(c["name"])}
+    have = {(c["dataset"], c["fraction"], name) for c in cells for name in names_of(c["method"].split(" ")[0])}
     return [
         {
             "dataset": p.dataset, "labeled": ours[p.dataset, p.fraction], "fraction": p.fraction, "method": p.method,

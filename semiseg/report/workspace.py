@@ -36,7 +36,7 @@ def make_report(comparison: Mapping[str, Any], entity: str, project: str) -> Any
     for group in dict.fromkeys(_group(cell) for cell in comparison["cells"]):
         runs = wr.Runset(
             entity=entity, project=project, name=group, groupby=["config.method"],
-            filters=[expr.Metric("Group") == group],
+            filters=expr.And(expr.Metric("Group") == group),
         )  # fmt: skip
         method: Any = wr.Config("method")
         panels = [

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from semiseg.data.preprocessing import resize
+from semiseg.data.preprocessing import Preprocessing, resize
 from semiseg.errors import UserError
 from semiseg.evaluation.panels import case_panel, contact_sheet, show, step_panel
 from semiseg.running.folder import RunFolder
@@ -111,7 +111,7 @@ class ValidationPanels(Callback):
         """Keep the first cases."""
         if trainer.is_global_zero and not trainer.sanity_checking and outputs is not None:
             for i, prediction in enumerate(outputs[: self.cases - len(self.panels)]):
-                self.panels.append(panel(batch, i, prediction))
+                self.panels.append(panel(batch, i, prediction, pl_module.preprocessing))  # type: ignore[arg-type]
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -143,7 +143,8 @@ class StepPanels(Callback):
         seen = {name: values[: self.cases].cpu() for name, values in getattr(pl_module, "seen", {}).items()}
         if trainer.state.fn != "fit" or not seen:
             return
-        images = seen.pop("image").float().numpy()
+        preprocessing: Preprocessing = pl_module.preprocessing  # type: ignore[assignment]
+        images = [preprocessing.picture(image) for image in seen.pop("image")]
         title = f"step {trainer.global_step}"
         panels = [
             step_panel(image, {name: values[i].numpy() for name, values in seen.items()}, title)
@@ -152,10 +153,12 @@ class StepPanels(Callback):
         show(trainer, contact_sheet(panels, 1), self.folder.figures, "pseudo-labels")
 
 
-def panel(batch: dict[str, Any], i: int, prediction: torch.Tensor, note: str = "") -> np.ndarray:
+def panel(
+    batch: dict[str, Any], i: int, prediction: torch.Tensor, preprocessing: Preprocessing, note: str = ""
+) -> np.ndarray:
     """Image, target and prediction of one case of an evaluation batch, side by side."""
     target = batch["target"][i].cpu().numpy()
-    image = resize(batch["image"][i].float().cpu().numpy(), target.shape)
+    image = resize(preprocessing.picture(batch["image"][i]), target.shape)
     return case_panel(image, target, prediction.cpu().numpy(), f"{batch['case'][i]} {note}".strip())
 
 

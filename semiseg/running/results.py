@@ -50,6 +50,7 @@ class WriteResults(Callback):
     def _draw(self, trainer: Trainer, pl_module: LightningModule, notes: dict[str, str]) -> None:
         """Predict the three cases once more: to keep every prediction of a test in memory would cost too much."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        preprocessing: Any = pl_module.preprocessing
         panels = {}
         with torch.inference_mode():
             for batch in data.evaluation_loader([data.by_name[case] for case in notes]):
@@ -57,6 +58,6 @@ class WriteResults(Callback):
                 predictions = pl_module.class_maps(batch)  # type: ignore[operator]
                 for i, prediction in enumerate(predictions):
                     case = batch["case"][i]
-                    panels[notes[case]] = panel(batch, i, prediction, notes[case])
+                    panels[notes[case]] = panel(batch, i, prediction, preprocessing, notes[case])
         sheet = contact_sheet([panels[note] for note in notes.values()], 1)
         show(trainer, sheet, self.folder.figures, f"{self.name}-test")

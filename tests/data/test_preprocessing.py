@@ -163,3 +163,10 @@ def test_a_picture_is_no_volume_and_the_other_way_round(tmp_path):
         rules(3).read(tmp_path / "picture.png")
     with pytest.raises(UserError, match=r"volume.nii: is a 3D image; 2D"):
         rules(2).read(tmp_path / "volume.nii")
+
+
+def test_a_picture_is_what_was_normalised() -> None:
+    prepared = np.random.default_rng(0).integers(0, 256, (3, 5, 7)).astype(np.uint8)
+    colours = rules(2, 3, mean=(200.0, 100.0, 50.0), std=(10.0, 60.0, 30.0))
+    assert np.allclose(colours.picture(colours.normalise(prepared)), prepared, atol=1e-3)
+    assert rules(3).picture(torch.full((1, 2, 3, 4), 0.5)).max() == 0.5
