@@ -55,6 +55,7 @@ def benchmark_command(args: Sequence[str]) -> int:
     extra = [part for argument in extra for part in argument.split("=", 1)]
     if len(extra) % 2 or not all(name.startswith("--") for name, _ in pairs(extra)):
         raise UserError(f"semiseg benchmark: {' '.join(extra)}: write options of the runs as --trainer.max_steps 100")
+    start = time.monotonic()
     import_from_here()
     plan = Plan(read_grid(options.grid), options.runs_dir, options.data_dir, extra)
     cells = _cells(plan)
@@ -65,7 +66,7 @@ def benchmark_command(args: Sequence[str]) -> int:
     engine = (
         LocalEngine(options.workers, share) if options.local else make_engine(options.address, options.workers, share)
     )
-    return _run(cells, engine, plan)
+    return _run(cells, engine, plan, start)
 
 
 def _cells(plan: Plan) -> list[Cell]:
@@ -91,12 +92,12 @@ def _cells(plan: Plan) -> list[Cell]:
     return plan.cells(names, labeled)
 
 
-def _run(cells: list[Cell], engine: Engine, plan: Plan) -> int:
+def _run(cells: list[Cell], engine: Engine, plan: Plan, start: float) -> int:
     """Carry out what is left, showing how far it is."""
     console = Console()
     live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
     driver = Driver(cells, engine, console.print if live else lambda line: print(line, flush=True))
-    start, before = time.monotonic(), len(driver.progress.done)
+    before = len(driver.progress.done)
     print(f"{len(cells)} cells, {before} done before; {engine.workers} at a time", flush=True)
     try:
         if live:
