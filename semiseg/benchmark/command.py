@@ -69,6 +69,16 @@ def benchmark_command(args: Sequence[str]) -> int:
     return _run(cells, engine, plan, start)
 
 
+def _check_writable(folder: Path) -> None:
+    """Complain once, not for every cell."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}; choose another place with --runs_dir DIR") from error
+
+
 def _cells(plan: Plan) -> list[Cell]:
     """The cells, after a look at each data set, so that its problems show before the first run."""
     sets: list[SegmentationDataModule] = []
@@ -182,7 +192,8 @@ def _measure(cells: list[Cell], share: Share, steps: int | None) -> dict[tuple[s
                 place = Path(folder, *cell.folder.parts[-5:])
                 arguments = (*cell.arguments, *short, "--runs_dir", folder)
                 trials.setdefault((cell.dataset, cell.method), Cell(place, arguments, {}, steps))
-        engine = LocalEngine(1, share)
+        _check_writable(plan.runs_dir / plan.grid.experiment)
+    engine = LocalEngine(1, share)
         failed = Driver(list(trials.values()), engine, print).run(lambda state: None)
         if failed:
             raise UserError(f"a run of {steps} steps failed: {next(iter(failed.values()))}")

@@ -97,6 +97,7 @@ class Result:
             ("budget", f"{epochs} passes over the labeled images" if epochs else f"{trainer['max_steps']} steps"),
             ("batch", f"{data['batch_size']} labeled, {unlabeled} unlabeled"),
             ("validation", f"every {trainer['val_check_interval']} steps"),
+            ("precision", str(trainer.get("precision") or "32-true")),
         )
 
 
@@ -237,7 +238,7 @@ def _cell(group: Sequence[Result]) -> dict[str, Any]:
         "sd": {key: _plain(interval.sd) for key, interval in intervals.items()},
         "ci90": {key: _plain(interval.ci90) for key, interval in intervals.items()},
         "minutes": fmean(seconds) / 60 if seconds else None,
-        "parameters": None,
+        "parameters": run.status.get("parameters"),
         "last": {key: fmean(summary[key] for summary in last) for key, *_ in METRICS if last and key in last[0]},
         "published": paper,
     }

@@ -92,8 +92,8 @@ class Run:
         model = json.loads(json.dumps(self.config.get("model", {})))
         network = (model.get("init_args") or {}).get("network") or {}
         (network.get("init_args") or {}).pop("weights", None)
-        trainer = {key: self.config.get("trainer", {}).get(key) for key in ("gradient_clip_val", "precision")}
-        text = json.dumps([model, trainer, self.start, self.data.get("augmentation")], sort_keys=True)
+        clip = self.config.get("trainer", {}).get("gradient_clip_val")
+        text = json.dumps([model, clip, self.start, self.data.get("augmentation")], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     @cached_property

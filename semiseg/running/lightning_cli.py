@@ -268,7 +268,8 @@ class SemisegCLI(LightningCLI):
                 raise KeyboardInterrupt from error
             raise
         if self.trainer.is_global_zero:
-            self.folder.update_status(state="done", **self.keeper.progress(self.trainer))
+            size = sum(parameter.numel() for parameter in self.model.network.parameters())
+            self.folder.update_status(state="done", parameters=size, **self.keeper.progress(self.trainer))
             print(f"done: {self.folder.path}\n{self._next_step}")
 
     def before_test(self) -> None:

@@ -151,6 +151,12 @@ def test_mistakes_of_the_command(arguments: list[str], says: str, write_grid, ca
     assert says in capsys.readouterr().err
 
 
+def test_a_place_that_cannot_be_written(write_grid, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    assert main(["benchmark", str(write_grid()), "--local", "--runs_dir", str(tmp_path / "file")]) == 2
+    assert "--runs_dir" in capsys.readouterr().err
+
+
 def test_a_grid_that_is_no_mapping(tmp_path: Path) -> None:
     path = tmp_path / "grid.yaml"
     path.write_text(yaml.safe_dump(["a"]))

@@ -31,7 +31,8 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
     def make(
         method: str = "supervised", dice: Any = 0.5, *, fraction: float = 0.1, fold: int = 0, seed: int = 0,
-        experiment: str = "e", dataset: str = "glas", steps: int = 100, tests: tuple[str, ...] = ("best-native",),
+        experiment: str = "e", dataset: str = "glas", steps: int = 100,
+        precision: str | None = None, tests: tuple[str, ...] = ("best-native",),
         model: dict | None = None, cases: list[str] = CASES, control: bool = False, state: str = "done", **data: Any,
     ) -> Path:  # fmt: skip
         folder = (
@@ -44,7 +45,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         }  # fmt: skip
         config: dict[str, Any] = {"data": {"class_path": "GlaS", "init_args": options}}
         if not control:
-            config["trainer"] = {"max_steps": steps, "val_check_interval": 50}
+            config["trainer"] = {"max_steps": steps, "val_check_interval": 50, "precision": precision}
             config["model"] = model or {
                 "class_path": "Supervised",
                 "init_args": {"network": {"init_args": {"weights": None}}},
@@ -120,6 +121,7 @@ def test_one_run_has_no_interval(make_run, tmp_path: Path) -> None:
     "other",
     [
         {"steps": 200},
+        {"precision": "bf16-mixed"},
         {"image_size": [256, 256]},
         {"split": "official"},
         {"split_seed": 3},
