@@ -192,8 +192,7 @@ def _measure(cells: list[Cell], share: Share, steps: int | None) -> dict[tuple[s
                 place = Path(folder, *cell.folder.parts[-5:])
                 arguments = (*cell.arguments, *short, "--runs_dir", folder)
                 trials.setdefault((cell.dataset, cell.method), Cell(place, arguments, {}, steps))
-        _check_writable(plan.runs_dir / plan.grid.experiment)
-    engine = LocalEngine(1, share)
+        engine = LocalEngine(1, share)
         failed = Driver(list(trials.values()), engine, print).run(lambda state: None)
         if failed:
             raise UserError(f"a run of {steps} steps failed: {next(iter(failed.values()))}")
