@@ -63,6 +63,7 @@ def benchmark_command(args: Sequence[str]) -> int:
     if options.dry_run:
         _print_plan(cells, options.workers or LocalEngine(None, share).workers, _measure(cells, share, options.measure))
         return 0
+    _check_writable(plan.runs_dir / plan.grid.experiment)
     engine = (
         LocalEngine(options.workers, share) if options.local else make_engine(options.address, options.workers, share)
     )
