@@ -3,6 +3,7 @@
 from semiseg.methods.adversarial import ADVENT
 from semiseg.methods.base import Method, PretrainingMethod, SegmentationMethod
 from semiseg.methods.consistency import CCT, DTC, ICT, UAMT, URPC, MCNet, MeanTeacher, PiModel
+from semiseg.methods.diffusion import DiffusionPretrain, DiffusionTeacherStudent
 from semiseg.methods.linear_probe import LinearProbe
 from semiseg.methods.pretraining import HebbianPretrain
 from semiseg.methods.pseudo_label import BCP, CPS, EntropyMinimization, UniMatch
@@ -18,6 +19,8 @@ __all__ = [
     "ICT",
     "UAMT",
     "URPC",
+    "DiffusionPretrain",
+    "DiffusionTeacherStudent",
     "EntropyMinimization",
     "HebbianPretrain",
     "LinearProbe",

@@ -20,6 +20,7 @@ METHODS = {
     "cps": ["CPS"],
     "urpc": ["URPC"],
     "dtc": ["DTC"],
+    "diffusion_teacher_student-from-diffusion_pretrain": ["DiffusionTeacherStudent"],
 }
 
 

@@ -77,6 +77,7 @@ def test_first_stage_trains_without_masks_and_starts_a_second(
         assert main(command) == 2
         assert "--model.network.weights" in capsys.readouterr().err
 
-    second = fit(*options(root, data), "--model.network.weights", str(last))
+    denoiser = ["--config", "configs/method/diffusion_teacher_student.yaml"] if "diffusion" in method.stem else []
+    second = fit(*denoiser, *options(root, data), "--model.network.weights", str(last))
     assert "tensors" in capsys.readouterr().out
     assert main(["test", "--run", str(second)]) == 0

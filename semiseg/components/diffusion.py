@@ -1,0 +1,124 @@
+"""The forward process of denoising diffusion, what undoes it, and masks from noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from monai.networks.schedulers.ddpm import DDPMScheduler
+from torch import Tensor, nn
+
+from semiseg.errors import check_number
+from semiseg.losses import probabilities
+
+
+class Diffusion:
+    """x_t = sqrt(A_t) x + sqrt(1 - A_t) noise, A_t the product of 1 - beta over the times up to t.
+
+    Ho et al., "Denoising diffusion probabilistic models", 2020, https://arxiv.org/abs/2006.11239: beta from 0.0001 to
+    0.02 in equal steps. Images are as `Preprocessing.normalise` leaves them, of mean 0 and variance 1 over the training
+    set, so that x_t has variance 1 at every t; masks are probabilities (B, K, *S).
+
+    Args:
+        steps: number of times T; t is 0 to T - 1.
+    """
+
+    def __init__(self, steps: int = 1000) -> None:
+        self.steps = steps
+        self.scheduler = DDPMScheduler(steps, schedule="linear_beta", beta_start=1e-4, beta_end=0.02)
+
+    def times(self, like: Tensor) -> Tensor:
+        """A time (B,) for each of a batch, all equally likely."""
+        return torch.randint(self.steps, (len(like),), device=like.device)
+
+    def kept(self, t: Tensor, like: Tensor) -> Tensor:
+        """A_t, one for each of a batch, in the shape that multiplies it."""
+        kept: Tensor = self.scheduler.alphas_cumprod.to(like.device, like.dtype)[t]
+        return kept.view(-1, *(1,) * (like.ndim - 1))
+
+    def noised(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t."""
+        noised: Tensor = self.scheduler.add_noise(clean, noise, t)
+        return noised
+
+    def pure_noise(self, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t of nothing: sqrt(1 - A_t) noise."""
+        return self.noised(torch.zeros_like(noise), noise, t)
+
+    def pure_masks(self, images: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """Pure noise (B, K, *S) in place of the masks of images, and its times (B,)."""
+        t = self.times(images)
+        noise = torch.randn(len(images), num_classes, *images.shape[2:], device=images.device)
+        return self.pure_noise(noise, t), t
+
+    def clean(self, noised: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What was noised, from x_t and the noise in it: sqrt(1 / A_t) x_t - sqrt(1 / A_t - 1) noise.
+
+        The 2025 paper's equation 3 has a plus there.
+        """
+        inverse = 1 / self.kept(t, noised)
+        return inverse.sqrt() * noised - (inverse - 1).sqrt() * noise
+
+
+class MaskSampler(nn.Module):
+    """Segment images from noise that is always the same, so that an image always gets the same mask.
+
+    Args:
+        mask: mask pathway, see `Denoiser.mask`; not registered as a part of this module.
+        num_classes: K.
+        steps: number of times T of the diffusion.
+        start: time that the noise belongs to, as a share of T: 0 is almost no noise.
+        samples: number of noises whose probabilities are averaged.
+        denoising_steps: 1: one pass at `start`; more: DDIM (Song et al., 2021, https://arxiv.org/abs/2010.02502) from
+            there in so many passes.
+        seed: seed of the noise.
+    """
+
+    def __init__(
+        self,
+        mask: Callable[[Tensor, Tensor, Tensor], Tensor],
+        num_classes: int,
+        steps: int = 1000,
+        start: float = 0.5,
+        samples: int = 1,
+        denoising_steps: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_number("--model.start", start, 0, 1)
+        check_number("--model.num_samples", samples, 1)
+        check_number("--model.denoising_steps", denoising_steps, 1)
+        self.mask = mask
+        self.num_classes = num_classes
+        self.start = round(start * (steps - 1))
+        self.samples = samples
+        self.denoising_steps = denoising_steps
+        self.seed = seed
+        self.diffusion = Diffusion(steps)
+
+    def draw(self, image: Tensor) -> list[Tensor]:
+        """Probabilities (B, K, *S) from each noise."""
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = []
+        for _ in range(self.samples):
+            noise = torch.randn(1, self.num_classes, *image.shape[2:], generator=generator)  # the same for all images
+            noise = noise.to(image).expand(len(image), *noise.shape[1:])
+            times = torch.linspace(self.start, 0, self.denoising_steps + 1).round().long().tolist()
+            x = self.diffusion.pure_noise(noise, torch.full((len(image),), times[0], device=image.device))
+            for now, later in pairwise(times):
+                t = torch.full((len(image),), now, device=image.device)
+                p = probabilities(self.mask(image, x, t))
+                x = self._step(p, x, now, later)
+            drawn.append(p)
+        return drawn
+
+    def _step(self, p: Tensor, x: Tensor, now: int, later: int) -> Tensor:
+        """DDIM without noise: the same noise, less of it."""
+        kept, next_kept = self.diffusion.scheduler.alphas_cumprod[now], self.diffusion.scheduler.alphas_cumprod[later]
+        noise = (x - kept.sqrt() * p) / (1 - kept).sqrt()
+        return next_kept.sqrt() * p + (1 - next_kept).sqrt() * noise
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logarithm of the mean probabilities (B, K, *S)."""
+        return torch.stack(self.draw(image)).mean(0).clamp_min(1e-12).log()
