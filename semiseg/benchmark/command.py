@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from semiseg.benchmark.cell import is_done
-from semiseg.benchmark.driver import Driver, Progress, minutes_left, step_seconds
+from semiseg.benchmark.driver import Driver, Progress, minutes_left, step_seconds, steps_made
 from semiseg.benchmark.engines import Engine, LocalEngine, Share, make_engine
 from semiseg.benchmark.grid import Cell, Plan, pairs, read_grid
 from semiseg.data import SegmentationDataModule
@@ -175,7 +175,7 @@ def _table(state: Progress, workers: int) -> Table:
 def _running(state: Progress, cell: Cell) -> str:
     """Where a run is."""
     minutes = (time.monotonic() - state.running[cell.folder][1]) / 60
-    step = state.steps_made(cell)
+    step = steps_made(cell)
     run = "/".join(cell.folder.parts[-2:])
     return f"{run}: step {step}/{cell.steps}, {minutes:.1f} min" if cell.steps else f"{run}: {minutes:.1f} min"
 
@@ -212,8 +212,8 @@ def _print_plan(cells: list[Cell], workers: int, measured: dict[tuple[str, str],
         left = [cell for cell in group if not is_done(cell)]
         steps = sorted({cell.steps for cell in group})
         span = str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
-        minutes = minutes_left(group, measured, 1)
-        each = "?" if minutes is None else f"{minutes / len(group):.1f}"
+        pace = measured.get((dataset, method)) or measured.get((dataset, ""))
+        each = "?" if pace is None and steps[-1] else f"{(pace or 0) * sum(steps) / len(steps) / 60:.1f}"
         table.add_row(dataset, method, str(len(group)), str(len(left)), span, each)
     Console().print(table)
     total = minutes_left([cell for cell in cells if not is_done(cell)], measured, workers)

@@ -36,9 +36,10 @@ class Progress:
     done: set[Path] = field(default_factory=set)
     failed: dict[Path, str] = field(default_factory=dict)
 
-    def steps_made(self, cell: Cell) -> int:
-        """Steps of a run at its last validation."""
-        return int(RunFolder(cell.folder).status.get("step", 0))
+
+def steps_made(cell: Cell) -> int:
+    """Steps of a run at its last validation."""
+    return int(RunFolder(cell.folder).status.get("step", 0))
 
 
 class Driver:
@@ -143,11 +144,11 @@ def step_seconds(cells: Sequence[Cell]) -> dict[tuple[str, str], float]:
 
 
 def minutes_left(cells: Sequence[Cell], measured: dict[tuple[str, str], float], workers: int) -> float | None:
-    """Estimate of the time that some cells take; None where nothing like them was measured."""
+    """Estimate of the time that what is left of some cells takes; None where nothing like them was measured."""
     total = 0.0
     for cell in cells:
         pace = measured.get((cell.dataset, cell.method)) or measured.get((cell.dataset, ""))
         if pace is None and cell.steps:
             return None
-        total += (pace or 0.0) * cell.steps
+        total += (pace or 0.0) * max(0, cell.steps - steps_made(cell))
     return total / 60 / max(1, workers)

@@ -255,7 +255,9 @@ class Plan:
             usual = read_config(data.config)["data"]["init_args"]["root"]
             root = ("--data.root", str(self.data_dir / Path(usual).name))
         options = {key: value for key, value in self.grid.options.items() if key.startswith("data.")}
-        return ("--config", str(data.config), *root, *_arguments(data.options), *_arguments(options), *self.extra_data)
+        lenient = ("--data.ignore_unlabeled", "true")  # methods that need masks are compared with those that do not
+        own = (*_arguments(data.options), *_arguments(options), *self.extra_data)
+        return ("--config", str(data.config), *lenient, *root, *own)
 
     def cells(self, names: Sequence[str], labeled: Callable[[int, int, float], int]) -> list[Cell]:
         """All cells, first stages before what starts from them; each once.

@@ -18,7 +18,10 @@ from semiseg.errors import UserError
 from semiseg.files import atomic_path, take_lock
 
 # What changes how a run is carried out, but not what it computes.
-_FREE = {"data": {"num_workers", "cache_dir", "cache_gb", "root", "manifest"}, "model": {"threshold"}}
+_FREE = {
+    "data": {"num_workers", "cache_dir", "cache_gb", "root", "manifest", "ignore_unlabeled"},
+    "model": {"threshold"},
+}
 _BOUND_TRAINER = ("max_steps", "val_check_interval", "precision", "gradient_clip_val", "accumulate_grad_batches")
 
 

@@ -121,9 +121,12 @@ def test_a_cell_that_another_grid_has_finished_is_not_begun(tmp_path: Path) -> N
 
 
 def test_estimates_come_from_measured_steps(tmp_path: Path) -> None:
-    done, same, other = (make_cell(tmp_path, name) for name in ("a", "a", "b"))
-    assert minutes_left([same], step_seconds([same]), workers=1) is None
+    done = make_cell(tmp_path, "a")
+    assert minutes_left([done], step_seconds([done]), workers=1) is None
     finish(done, seconds=30.0)
     measured = step_seconds([done])
     assert measured == {("data", "a"): 3.0, ("data", ""): 3.0}
-    assert minutes_left([same, other], measured, workers=2) == pytest.approx(3.0 * 20 / 60 / 2)
+    begun, new = make_cell(tmp_path, "c"), make_cell(tmp_path, "b")
+    begun.folder.mkdir(parents=True)
+    RunFolder(begun.folder).update_status(step=4)
+    assert minutes_left([begun, new], measured, workers=2) == pytest.approx(3.0 * (6 + 10) / 60 / 2)

@@ -171,3 +171,10 @@ def test_a_grid_may_be_laid_over_another(write_grid, tmp_path: Path) -> None:
     (cell,) = cells_of(over)
     assert (cell.steps, last(cell, "--data.batch_size"), last(cell, "--seed_everything")) == (9, "3", "4")
     assert cell.folder.parts[1] == "over"
+
+
+def test_images_without_masks_do_not_stop_the_methods_that_need_masks(write_grid, tmp_path: Path) -> None:
+    (cell,) = cells_of(write_grid())
+    assert last(cell, "--data.ignore_unlabeled") == "true"
+    (cell,) = cells_of(write_grid(options={"data.ignore_unlabeled": False}))
+    assert last(cell, "--data.ignore_unlabeled") == "false"

@@ -48,6 +48,7 @@ PASSES = {
     "mcnet_plus": {"step 4": 1, "decoder 4": 2},
     "unimatch": {"step 4": 1, "decoder 2": 1, "both 4": 1},
     "bcp": {"step 2": 1, "forward 2": 1},
+    **{f"diffusion_teacher_student:rounds={r}": {"step 4": 2, "both 4": 2 * r} for r in (0, 1, 5)},
 }
 
 
@@ -62,8 +63,12 @@ def masks(n: int) -> Tensor:
 
 
 def configured(name: str) -> Any:
-    """The method of a YAML file, without a trainer, in the middle of a budget."""
-    config = yaml.safe_load((config_folder() / "method" / f"{name}.yaml").read_text())["model"]
+    """The method of a YAML file, `FILE` or `FILE:OPTION=NUMBER`, without a trainer, in the middle of a budget."""
+    file, _, option = name.partition(":")
+    config = yaml.safe_load((config_folder() / "method" / f"{file}.yaml").read_text())["model"]
+    if option:
+        key, value = option.split("=")
+        config["init_args"][key] = int(value)
     parser = ArgumentParser()
     parser.add_subclass_arguments(methods.SegmentationMethod, "model")
     method = parser.instantiate(parser.parse_object({"model": config})).model
@@ -129,11 +134,11 @@ def main(rounds: int = 7, *names: str) -> None:
             times[name].append(time.perf_counter() - start)
     seconds = {name: median(values[1:]) for name, values in times.items()}
     memory = {name: peak(run[name]) for name in wanted}
-    print(f"{'method':22}{'time':>7}{'memory':>8}   {'its passes':>11}{'time over them':>16}")
+    print(f"{'method':36}{'time':>7}{'memory':>8}   {'its passes':>11}{'time over them':>16}")
     for name in wanted:
         least = sum(seconds[piece] * count for piece, count in PASSES[name].items())
         print(
-            f"{name:22}{seconds[name] / seconds['supervised']:7.2f}{memory[name] / memory['supervised']:8.2f}   "
+            f"{name:36}{seconds[name] / seconds['supervised']:7.2f}{memory[name] / memory['supervised']:8.2f}   "
             f"{least / seconds['supervised']:11.2f}{seconds[name] / least:16.2f}",
             flush=True,
         )
