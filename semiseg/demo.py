@@ -62,7 +62,7 @@ def run_demo(main: Callable[[Sequence[str]], int], runs_dir: Path = Path("runs")
         rows.append({"run": title, "cases": summary["num_cases"], **{name: summary[name] for name in COLUMNS}})
         table.add_row(title, str(summary["num_cases"]), *(f"{summary[name]:.3f}" for name in COLUMNS))
         panels.append(np.asarray(Image.open(run / "figures" / "cases-test.png")))
-    with atomic_path(folder / "table.csv") as temporary, temporary.open("w", newline="") as file:
+    with atomic_path(folder / "table.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from semiseg.benchmark.grid import Cell
+from semiseg.benchmark.plan import Cell
 from semiseg.cli import main
 from semiseg.data.command import data_parser
 from semiseg.errors import UserError
@@ -20,6 +21,7 @@ from semiseg.running.folder import RunFolder, provenance
 from semiseg.running.results import cases_name
 
 BUSY = 75  # exit code: another process is at work on this cell
+ATTEMPT = "--- attempt"  # begins each in the log
 
 
 def is_done(cell: Cell) -> bool:
@@ -28,11 +30,12 @@ def is_done(cell: Cell) -> bool:
 
 
 def last_lines(cell: Cell, count: int = 3) -> str:
-    """The end of a cell's log: the complaint of the command line, or a traceback's last lines."""
+    """The end of a cell's last attempt: the complaint of the command line, or a traceback's last lines."""
     log = cell.folder / "log.txt"
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.exists() else []
-    complaint = [line for line in lines[-50:] if line.startswith("semiseg: error: ")]
-    return complaint[-1].removeprefix("semiseg: error: ") if complaint else " | ".join(filter(None, lines[-count:]))
+    text = log.read_text(encoding="utf-8", errors="replace").rpartition(ATTEMPT)[2] if log.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    complaint = [line for line in lines if line.startswith("semiseg: error: ")]
+    return complaint[-1].removeprefix("semiseg: error: ") if complaint else " | ".join(lines[-count:])
 
 
 def run_cell(cell: Cell, threads: int) -> int:
@@ -48,24 +51,34 @@ def run_cell(cell: Cell, threads: int) -> int:
 
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # of loader processes
+    try:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        lock = take_lock(cell.folder / ".cell.lock")
+        if lock is None:
+            return BUSY
+        with lock, _output_to(cell.folder / "log.txt"):
+            print(f"{ATTEMPT} {time.strftime('%Y-%m-%dT%H:%M:%S%z')}", flush=True)
+            return _carry_out(cell)
+    except OSError as error:  # such as a full disk, which takes no log either
+        print(f"semiseg: error: {cell.folder}: {error.strerror}", file=sys.stderr)
+        return 2
+
+
+def _carry_out(cell: Cell) -> int:
+    """Carry out a cell and note that it is done."""
     start = time.monotonic()
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    lock = take_lock(cell.folder / ".cell.lock")
-    if lock is None:
-        return BUSY
-    with lock, _output_to(cell.folder / "log.txt"):
-        try:
-            code = _score_controls(cell) if cell.controls else _fit_and_test(cell)
-            if code == 0:
-                seconds = round(time.monotonic() - start, 1)
-                RunFolder(cell.folder).update_status(cell={"digest": cell.digest, "seconds": seconds})
-        except UserError as error:
-            print(f"semiseg: error: {error}", flush=True)
-            return 2
-        except Exception:
-            traceback.print_exc()
-            return 1
-    return code
+    try:
+        code = _score_controls(cell) if cell.controls else _fit_and_test(cell)
+        if code == 0:
+            seconds = round(time.monotonic() - start, 1)
+            RunFolder(cell.folder).update_status(cell={"digest": cell.digest, "seconds": seconds})
+        return code
+    except UserError as error:
+        print(f"semiseg: error: {error}", flush=True)
+        return 2
+    except Exception:
+        traceback.print_exc()
+        return 1
 
 
 def _fit_and_test(cell: Cell) -> int:
@@ -101,7 +114,11 @@ def _score_controls(cell: Cell) -> int:
 @contextlib.contextmanager
 def _output_to(path: Path) -> Iterator[None]:
     """Send what this process and its children print to the end of a file."""
-    with path.open("a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    with (
+        path.open("a", buffering=1, encoding="utf-8") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
         kept = os.dup(1), os.dup(2)
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -18,7 +18,8 @@ from rich.table import Table
 from semiseg.benchmark.cell import is_done
 from semiseg.benchmark.driver import Driver, Progress, minutes_left, step_seconds, steps_made
 from semiseg.benchmark.engines import Engine, LocalEngine, Share, make_engine
-from semiseg.benchmark.grid import Cell, Plan, pairs, read_grid
+from semiseg.benchmark.grid import check_option, read_grid
+from semiseg.benchmark.plan import Cell, Plan, pairs
 from semiseg.data import SegmentationDataModule
 from semiseg.data.command import data_parser
 from semiseg.data.splits import make_split
@@ -26,7 +27,10 @@ from semiseg.errors import OneLineParser, UserError, check_number
 from semiseg.files import import_from_here
 from semiseg.running.configs import find_configs
 
-EPILOG = "Further options, such as --trainer.max_steps 100, go to every run. The same command goes on where it stopped."
+EPILOG = (
+    "Further options, such as --trainer.max_steps 100, go to every run of a method, --data ones to first stages too. "
+    "The same command goes on where it stopped."
+)
 
 
 def benchmark_command(args: Sequence[str]) -> int:
@@ -52,9 +56,14 @@ def benchmark_command(args: Sequence[str]) -> int:
     for name, least in (("workers", 1), ("cpus", 1), ("gpus", 0), ("measure", 1)):
         if (value := getattr(options, name)) is not None:
             check_number(f"--{name}", value, least)
-    extra = [part for argument in extra for part in argument.split("=", 1)]
+    if options.measure is not None and not options.dry_run:
+        raise UserError("--measure goes with --dry-run")
+    extra = [part for argument in extra for part in (argument.split("=", 1) if argument[:2] == "--" else [argument])]
     if len(extra) % 2 or not all(name.startswith("--") for name, _ in pairs(extra)):
         raise UserError(f"semiseg benchmark: {' '.join(extra)}: write options of the runs as --trainer.max_steps 100")
+    extra = [
+        part for name, value in pairs(extra) for part in (f"--{check_option('semiseg benchmark', name[2:])}", value)
+    ]
     start = time.monotonic()
     import_from_here()
     plan = Plan(read_grid(options.grid), options.runs_dir, options.data_dir, extra)
@@ -192,7 +201,7 @@ def _measure(cells: list[Cell], share: Share, steps: int | None) -> dict[tuple[s
             if cell.after is None and not cell.controls and (cell.dataset, cell.method) not in measured:
                 place = Path(folder, *cell.folder.parts[-5:])
                 arguments = (*cell.arguments, *short, "--runs_dir", folder)
-                trials.setdefault((cell.dataset, cell.method), Cell(place, arguments, {}, steps))
+                trials.setdefault((cell.dataset, cell.method), Cell(place, arguments, {}, steps, cell.digest))
         engine = LocalEngine(1, share)
         failed = Driver(list(trials.values()), engine, print).run(lambda state: None)
         if failed:

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from semiseg.benchmark.cell import BUSY, is_done, last_lines
 from semiseg.benchmark.engines import Engine, why
-from semiseg.benchmark.grid import Cell
+from semiseg.benchmark.plan import Cell
+from semiseg.errors import UserError
 from semiseg.running.folder import RunFolder
 
 ATTEMPTS = 2
@@ -37,9 +39,17 @@ class Progress:
     failed: dict[Path, str] = field(default_factory=dict)
 
 
+def _status(cell: Cell) -> dict[str, Any]:
+    """What a run says of itself; nothing where that cannot be read."""
+    try:
+        return RunFolder(cell.folder).status
+    except UserError:
+        return {}
+
+
 def steps_made(cell: Cell) -> int:
     """Steps of a run at its last validation."""
-    return int(RunFolder(cell.folder).status.get("step", 0))
+    return int(_status(cell).get("step", 0))
 
 
 class Driver:
@@ -58,10 +68,13 @@ class Driver:
         self.not_before: dict[Path, float] = {}
         self.progress = Progress(cells)
         for cell in cells:
-            if is_done(cell):
-                self.progress.done.add(cell.folder)
-            else:
-                self.progress.waiting.append(cell)
+            try:
+                if is_done(cell):
+                    self.progress.done.add(cell.folder)
+                else:
+                    self.progress.waiting.append(cell)
+            except UserError as error:  # a damaged status.json
+                self.progress.failed[cell.folder] = str(error)
 
     def run(self, refresh: Callable[[Progress], None], seconds: float = 1.0) -> dict[Path, str]:
         """Carry out all cells; returns those that failed, with the reason.
@@ -127,7 +140,7 @@ class Driver:
 
 def _result(cell: Cell) -> str:
     """The validation score that a run reached, if it has one."""
-    dice = RunFolder(cell.folder).status.get("best_val_dice")
+    dice = _status(cell).get("best_val_dice")
     return f", val/dice {dice:.4f}" if dice is not None else ""
 
 
@@ -135,9 +148,9 @@ def step_seconds(cells: Sequence[Cell]) -> dict[tuple[str, str], float]:
     """Measured seconds per step of finished cells, tests included: per (data set, method), and per (data set, "")."""
     measured = defaultdict(list)
     for cell in cells:
-        seconds = RunFolder(cell.folder).status.get("cell", {}).get("seconds")
-        steps = RunFolder(cell.folder).status.get("step")
-        if seconds and steps and is_done(cell):
+        status = _status(cell)
+        seconds, steps = max(status.get("cell", {}).get("seconds", 0), status.get("seconds", 0)), status.get("step")
+        if seconds and steps and status.get("cell", {}).get("digest") == cell.digest:
             measured[cell.dataset, cell.method].append(seconds / steps)
             measured[cell.dataset, ""].append(seconds / steps)
     return {key: fmean(values) for key, values in measured.items()}

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from semiseg.benchmark.cell import run_cell
-from semiseg.benchmark.grid import Cell
+from semiseg.benchmark.plan import Cell
 from semiseg.errors import UserError
 from semiseg.files import import_from_here
 
@@ -170,7 +170,7 @@ class RayEngine:
 
     def start(self, cell: Cell) -> None:
         """Submit a task for a cell."""
-        self.running[self.task.remote(cell, self.share.cpus, os.getcwd())] = cell
+        self.running[self.task.remote(cell, self.share, os.getcwd())] = cell
 
     def wait(self, seconds: float) -> list[tuple[Cell, int]]:
         """Tasks that ended."""
@@ -179,6 +179,9 @@ class RayEngine:
         for task in done:
             try:
                 code = self.ray.get(task)
+            except self.ray.exceptions.RayTaskError as error:  # the machine lacks the package, the folder, ...
+                print(f"{self.running[task].name}: {error.cause}", flush=True)
+                code = 1
             except self.ray.exceptions.RayError:  # Ray's worker crashed, or Ray ended it for want of memory
                 code = -signal.SIGKILL
             ended.append((self.running.pop(task), code))
@@ -191,10 +194,11 @@ class RayEngine:
         self.ray.shutdown()
 
 
-def _run_on_ray(cell: Cell, cpus: int, folder: str) -> int:
+def _run_on_ray(cell: Cell, share: Share, folder: str) -> int:
     """The task of a cell, on whichever machine: a process of its own too, so that imports are made once per worker."""
     os.chdir(folder)
-    process = _start_process(cell, cpus, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "") if share.gpus else ""
+    process = _start_process(cell, share.cpus, gpus)
     process.join()
     return int(process.exitcode)
 

@@ -1,25 +1,31 @@
-"""The grid file, and the cells that it stands for: each a `semiseg fit` with its tests, or the trivial controls."""
+"""The grid file: what is to be compared with what."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import itertools
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from semiseg import methods
 from semiseg.errors import UserError
 from semiseg.running.configs import config_folder, read_config
 
 Options = Mapping[str, Any]
 TESTS = ("best-native", "last-native", "best-network")  # the first is the protocol's result
+SCRATCH = "scratch"
+CONTROLS = ("controls", "everything_foreground", "otsu", "mean_mask")  # names that run folders of controls have
+KEYS = (
+    *("data", "methods", "first_stages", "starts", "labeled_fraction", "labeled_count", "folds", "seeds"),
+    *("protocol", "options", "tests", "controls"),
+)
+# What the grid itself decides, and what would send a run elsewhere than its cell's folder.
+OF_THE_GRID = (
+    *("seed_everything", "runs_dir", "experiment", "method_name", "config", "model.network.weights"),
+    *("data.fold", "data.labeled_fraction", "data.labeled_count", "data.evaluation"),
+)
 
 
 @dataclass(frozen=True)
@@ -27,16 +33,16 @@ class Entry:
     """A data set, method or first stage of a grid.
 
     Args:
-        config: its file, `configs/method/uamt.yaml`, or short `uamt`.
-        name: name in run folders and reports; default: that of the file (methods and first stages).
+        config: its file.
+        name: name in run folders and reports.
         options: options of `semiseg fit` laid over the file, by their dotted names.
-        starts: for a method, the first stages that it starts from instead of the grid's; `scratch` is none.
+        starts: for a method, the first stages that it starts from instead of the grid's.
         labels: for a method, the label fractions (or counts) instead of the grid's.
     """
 
     config: Path
     name: str
-    options: Options = dataclasses.field(default_factory=dict)
+    options: Options
     starts: Sequence[str] | None = None
     labels: Sequence[float] | None = None
 
@@ -55,7 +61,7 @@ class Grid:
         counts: `labels` are numbers of patients.
         folds: folds.
         seeds: seeds.
-        protocol: `honest`, `published`, `published_3d` or the user's own file.
+        protocol: file of `honest`, `published`, `published_3d` or the user's own.
         options: options of every run but those of first stages, which take only the `data` ones.
         tests: `best` or `last` checkpoint, at `native` or `network` resolution, such as `best-native`.
         controls: score everything foreground, Otsu's threshold and the mean mask as well.
@@ -64,16 +70,16 @@ class Grid:
     experiment: str
     data: Sequence[Entry]
     methods: Sequence[Entry]
+    first_stages: Mapping[str, Entry]
+    starts: Sequence[str]
     labels: Sequence[float]
     counts: bool
-    first_stages: Mapping[str, Entry] = dataclasses.field(default_factory=dict)
-    starts: Sequence[str] = ("scratch",)
-    folds: Sequence[int] = (0,)
-    seeds: Sequence[int] = (0,)
-    protocol: Path = Path()
-    options: Options = dataclasses.field(default_factory=dict)
-    tests: Sequence[str] = TESTS
-    controls: bool = True
+    folds: Sequence[int]
+    seeds: Sequence[int]
+    protocol: Path
+    options: Options
+    tests: Sequence[str]
+    controls: bool
 
 
 def read_grid(path: Path) -> Grid:
@@ -84,287 +90,184 @@ def read_grid(path: Path) -> Grid:
     """
     if not path.exists():
         path = config_folder() / str(path).removeprefix("configs/")
-    content = read_config(path)
-    if "base" in content:
-        base = read_config(_file(path, "benchmark", content.pop("base")))
-        content = {**base, **content, "options": {**(base.get("options") or {}), **(content.get("options") or {})}}
-    known = {f.name for f in dataclasses.fields(Grid)} - {"experiment", "labels", "counts"}
-    known |= {"labeled_fraction", "labeled_count"}
-    for key in content:
-        if key not in known:
-            raise UserError(f"{path}: unknown key {key}; a grid has {', '.join(sorted(known))}")
-    for key in ("data", "methods"):
-        if not content.get(key):
-            raise UserError(f"{path}: {key} is missing; list at least one")
-    counts = "labeled_count" in content
-    if counts == ("labeled_fraction" in content):
-        raise UserError(f"{path}: give either labeled_fraction or labeled_count, as a list")
-    first_stages = [_entry(path, "method", item) for item in _list(path, "first_stages", content)]
-    grid = Grid(
-        experiment=path.stem,
-        data=[_entry(path, "data", item) for item in _list(path, "data", content)],
-        methods=[_entry(path, "method", item) for item in _list(path, "methods", content)],
-        first_stages={stage.name: stage for stage in first_stages},
-        labels=_numbers(path, "labeled_count" if counts else "labeled_fraction", content, int if counts else float),
-        counts=counts,
-        starts=[str(start) for start in _list(path, "starts", content, ["scratch"])],
-        folds=_numbers(path, "folds", content, int, [0]),
-        seeds=_numbers(path, "seeds", content, int, [0]),
-        protocol=_file(path, "protocol", content.get("protocol", "honest")),
-        options=_options(path, content.get("options")),
-        tests=[str(test) for test in _list(path, "tests", content, list(TESTS))],
-        controls=bool(content.get("controls", True)),
-    )
-    for start in {*grid.starts, *(s for method in grid.methods for s in method.starts or ())} - {"scratch"}:
-        if start not in grid.first_stages:
-            raise UserError(f"{path}: starts names {start}, which is not among first_stages; use scratch for none")
-    for test in grid.tests:
-        if test.split("-") not in [[c, e] for c in ("best", "last") for e in ("native", "network")]:
-            raise UserError(f"{path}: tests: {test} is unknown; use best-native, best-network, last-native, ...")
-    return grid
+    return _Reader(path).grid()
 
 
-def _list(path: Path, key: str, content: Mapping[str, Any], default: Sequence[Any] = ()) -> list[Any]:
-    value = content.get(key)
-    if value is None:
-        return list(default)
-    if not isinstance(value, list):
-        raise UserError(f"{path}: {key}: {value!r} is not a list; write [{value}]")
-    return value
+def check_option(where: str, key: str) -> str:
+    """The short form of an option's name.
+
+    Raises:
+        UserError: the grid decides about it.
+    """
+    short = key.replace(".init_args", "")
+    if short in OF_THE_GRID:
+        raise UserError(
+            f"{where}: option {key}: a grid decides that by its own keys (folds, seeds, starts, tests, ...)"
+        )
+    return short
 
 
-def _numbers(path: Path, key: str, content: Mapping[str, Any], kind: type, default: Sequence[Any] = ()) -> list[Any]:
-    values = _list(path, key, content, default)
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | kind):
-            raise UserError(f"{path}: {key}: {value!r} is not {'a whole number' if kind is int else 'a number'}")
-    if len(set(values)) < len(values):
-        raise UserError(f"{path}: {key}: a value occurs twice")
-    return [kind(value) for value in values]
-
-
-def _options(path: Path, value: Any) -> Options:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: options: {value!r}; write them as `trainer.max_steps: 1000`")
-    return {str(key): inner for key, inner in value.items()}
-
-
-def _file(path: Path, family: str, name: Any) -> Path:
-    """The YAML file of a short name such as `uamt`, of a path from here, or of one among the shipped files."""
-    found = [
-        Path(str(name)),
-        config_folder() / str(name).removeprefix("configs/"),
-        config_folder() / family / f"{name}.yaml",
-    ]
-    for candidate in found:
-        if candidate.is_file():
-            return candidate.absolute()
-    known = ", ".join(sorted(file.stem for file in (config_folder() / family).glob("*.yaml")))
-    raise UserError(f"{path}: {family} {name}: no such file; shipped are {known}")
-
-
-def _entry(path: Path, family: str, item: Any) -> Entry:
-    if not isinstance(item, dict):
-        item = {"config": item}
-    fields = {"config", "name", "options", "starts", "labeled_fraction", "labeled_count"}
-    for key in item:
-        if key not in fields:
-            raise UserError(f"{path}: {family}: unknown key {key}; an entry has {', '.join(sorted(fields))}")
-    if "config" not in item:
-        raise UserError(f"{path}: {family}: {item} names no config")
-    config = _file(path, family, item["config"])
-    labels = item.get("labeled_fraction", item.get("labeled_count"))
-    return Entry(
-        config=config,
-        name=str(item.get("name") or config.stem),
-        options=_options(path, item.get("options")),
-        starts=_list(path, "starts", item) or None,
-        labels=labels if labels is None else _list(path, "labeled_fraction", {"labeled_fraction": labels}),
-    )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a grid and its tests.
+class _Reader:
+    """Reads a grid file; every complaint names it.
 
     Args:
-        folder: run folder.
-        arguments: arguments of `semiseg fit`; for controls, those of the data set.
-        tests: arguments of each `semiseg test`, by the key of its result.
-        steps: its budget.
-        after: run folder of the first stage whose weights it starts from.
-        controls: instead of a run, score the trivial controls, in folders of their own beside this one.
+        path: the file.
     """
 
-    folder: Path
-    arguments: tuple[str, ...]
-    tests: Mapping[str, tuple[str, ...]]
-    steps: int
-    after: Path | None = None
-    controls: bool = False
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.content = self.with_base(path)
 
-    @property
-    def dataset(self) -> str:
-        """Name of the data set."""
-        return self.folder.parts[-4]
+    def fail(self, reason: str) -> UserError:
+        return UserError(f"{self.path}: {reason}")
 
-    @property
-    def method(self) -> str:
-        """Name of the method, `METHOD-from-START` where it starts from a first stage."""
-        return self.folder.parts[-3]
+    def with_base(self, path: Path, depth: int = 0) -> dict[str, Any]:
+        """The content of a file, laid over that of its base."""
+        content = read_config(path)
+        if "base" not in content:
+            return content
+        if depth > 5:
+            raise self.fail(f"base: {path} leads back to itself")
+        base = self.with_base(self.file("benchmark", content.pop("base")), depth + 1)
+        options = {**self.options(base.get("options")), **self.options(content.get("options"))}
+        return {**base, **content, "options": options}
 
-    @property
-    def name(self) -> str:
-        """The run within its experiment."""
-        return "/".join(self.folder.parts[-4:])
+    def grid(self) -> Grid:
+        """The grid."""
+        content = self.content
+        self.check_keys("a grid", content, KEYS)
+        counts = "labeled_count" in content
+        if counts == ("labeled_fraction" in content):
+            raise self.fail("give either labeled_fraction or labeled_count, as a list")
+        label = "labeled_count" if counts else "labeled_fraction"
+        first_stages = [self.entry("first_stages", item) for item in self.values(content, "first_stages", [])]
+        names = [stage.name for stage in first_stages]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise self.fail(f"first_stages: two are named {twice[0]}; give one a `name` of its own")
+        grid = Grid(
+            experiment=self.name("file name", self.path.stem),
+            data=[self.entry("data", item) for item in self.values(content, "data")],
+            methods=[self.entry("methods", item, label) for item in self.values(content, "methods")],
+            first_stages={stage.name: stage for stage in first_stages},
+            starts=[str(start) for start in self.values(content, "starts", [SCRATCH])],
+            labels=self.numbers(content, label, int if counts else float),
+            counts=counts,
+            folds=self.numbers(content, "folds", int, [0]),
+            seeds=self.numbers(content, "seeds", int, [0]),
+            protocol=self.file("protocol", content.get("protocol", "honest")),
+            options=self.options(content.get("options")),
+            tests=[str(test) for test in self.values(content, "tests", list(TESTS))],
+            controls=content.get("controls", True),
+        )
+        if not isinstance(grid.controls, bool):
+            raise self.fail(f"controls: {grid.controls!r}; use true or false")
+        for start in {*grid.starts, *(s for method in grid.methods for s in method.starts or ())} - {SCRATCH}:
+            if start not in grid.first_stages:
+                raise self.fail(f"starts names {start}, which is not among first_stages; use scratch for none")
+        for test in grid.tests:
+            if test.split("-") not in [[c, e] for c in ("best", "last") for e in ("native", "network")]:
+                raise self.fail(f"tests: {test} is unknown; use best-native, best-network, last-native, ...")
+        return grid
 
-    @property
-    def digest(self) -> str:
-        """Names what is asked for: the arguments, and what the files among them hold. The place of the data is free."""
-        digest = hashlib.sha256()
-        for name, value in pairs(self.arguments):
-            if name not in ("--data.root", "--runs_dir"):
-                path = Path(value)
-                digest.update(name.encode() + (path.read_bytes() if name == "--config" else value.encode()))
-        return digest.hexdigest()[:12]
+    def check_keys(self, what: str, content: Mapping[str, Any], known: Sequence[str]) -> None:
+        """Complain about a key that is not known."""
+        for key in content:
+            if key not in known:
+                raise self.fail(f"{what}: unknown key {key}; there are {', '.join(sorted(known))}")
 
+    def values(self, content: Mapping[str, Any], key: str, default: list[Any] | None = None) -> list[Any]:
+        """A list; an empty one only where that is the default."""
+        value = content.get(key, default)
+        if value is None or (value == [] and default != []):
+            raise self.fail(f"{key} is missing; list at least one")
+        if not isinstance(value, list):
+            raise self.fail(f"{key}: {value!r} is not a list; write [{value}]")
+        return value
 
-class Plan:
-    """The cells of a grid.
+    def numbers(
+        self, content: Mapping[str, Any], key: str, kind: type[float], default: list[Any] | None = None
+    ) -> list[Any]:
+        """A list of different numbers, none below 0."""
+        values = self.values(content, key, default)
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, int | kind) or not value >= 0:
+                raise self.fail(
+                    f"{key}: {value!r} is not {'a whole number' if kind is int else 'a number'} of 0 or more"
+                )
+        if len(set(values)) < len(values):
+            raise self.fail(f"{key}: a value occurs twice")
+        return [kind(value) for value in values]
 
-    Args:
-        grid: the grid.
-        runs_dir: folder that holds all experiments.
-        data_dir: folder that holds the data sets' folders, instead of `data` here.
-        extra: further arguments of every run, name and value in turn; first stages take only the `--data.` ones.
-    """
+    def name(self, where: str, value: Any) -> str:
+        """A name that can be a folder's."""
+        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", str(value)) or value in CONTROLS:
+            raise self.fail(f"{where}: name {value!r}; use letters, digits and . + - _, and not {', '.join(CONTROLS)}")
+        return str(value)
 
-    def __init__(self, grid: Grid, runs_dir: Path, data_dir: Path | None = None, extra: Sequence[str] = ()) -> None:
-        self.grid = grid
-        self.runs_dir = runs_dir
-        self.data_dir = data_dir
-        self.extra = tuple(extra)
-        self.extra_data = tuple(a for pair in pairs(extra) if pair[0].startswith("--data.") for a in pair)
+    def options(self, value: Any) -> Options:
+        """Options by their dotted names."""
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise self.fail(f"options: {value!r}; write them as `trainer.max_steps: 1000`")
+        for key, inner in value.items():
+            if isinstance(inner, dict) and "." not in str(key):
+                raise self.fail(
+                    f"options: {key}: write options by their dotted names, {key}.{next(iter(inner), 'x')}: ..."
+                )
+            try:
+                json.dumps(inner)
+            except TypeError as error:
+                raise self.fail(f"options: {key}: {inner!r} is no option's value; put it in quotes") from error
+        return {check_option(str(self.path), str(key)): inner for key, inner in value.items()}
 
-    def data_arguments(self, data: Entry) -> tuple[str, ...]:
-        """What the data set of every run of an entry is made from: its file, its place, its and the grid's options."""
-        root: tuple[str, ...] = ()
-        if self.data_dir is not None and "data.root" not in data.options:
-            usual = read_config(data.config)["data"]["init_args"]["root"]
-            root = ("--data.root", str(self.data_dir / Path(usual).name))
-        options = {key: value for key, value in self.grid.options.items() if key.startswith("data.")}
-        lenient = ("--data.ignore_unlabeled", "true")  # methods that need masks are compared with those that do not
-        own = (*_arguments(data.options), *_arguments(options), *self.extra_data)
-        return ("--config", str(data.config), *lenient, *root, *own)
+    def file(self, family: str, name: Any) -> Path:
+        """The YAML file of a short name such as `uamt`, of a path from here, or of one among the shipped files."""
+        shipped = config_folder()
+        found = [Path(str(name)), shipped / str(name).removeprefix("configs/"), shipped / family / f"{name}.yaml"]
+        for candidate in found:
+            if candidate.is_file():
+                return candidate.absolute()
+        known = ", ".join(sorted(file.stem for file in (shipped / family).glob("*.yaml")))
+        raise self.fail(f"{family} {name}: no such file; shipped are {known}")
 
-    def cells(self, names: Sequence[str], labeled: Callable[[int, int, float], int]) -> list[Cell]:
-        """All cells, first stages before what starts from them; each once.
+    def entry(self, family: str, item: Any, label: str = "") -> Entry:
+        """A data set, method or first stage: its file, or a mapping."""
+        if not isinstance(item, dict):
+            item = {"config": item}
+        known = {"data": ("config", "options"), "first_stages": ("config", "name", "options")}
+        self.check_keys(family, item, known.get(family, ("config", "name", "options", "starts", label)))
+        if "config" not in item:
+            raise self.fail(f"{family}: {item} names no config")
+        config = self.file("data" if family == "data" else "method", item["config"])
+        if family == "data":
+            self.check_data(config, item.get("options"))
+        else:
+            self.check_stage(config, first=family == "first_stages")
+        return Entry(
+            config=config,
+            name=config.stem if family == "data" else self.name(family, item.get("name", config.stem)),
+            options=self.options(item.get("options")),
+            starts=[str(start) for start in self.values(item, "starts")] if "starts" in item else None,
+            labels=self.numbers(item, label, int if label == "labeled_count" else float) if label in item else None,
+        )
 
-        Args:
-            names: name of each of the grid's data sets, as run folders have it.
-            labeled: number of labeled images of a data set (by its place in the grid), fold and label fraction.
+    def check_data(self, config: Path, options: Any) -> None:
+        """Complain about a data set's file or options that hold anything else."""
+        content = read_config(config)
+        if set(content) != {"data"} or not isinstance(content["data"], dict):
+            raise self.fail(f"data: {config} must hold `data:` with class_path and init_args, and nothing else")
+        for key in self.options(options):
+            if not key.startswith("data."):
+                raise self.fail(
+                    f"data: option {key}: a data set's options are data.*; put others under the grid's options"
+                )
 
-        Raises:
-            UserError: two entries would share a run folder.
-        """
-        cells: dict[Path, Cell] = {}
-        grid = self.grid
-        for fold, seed, (i, name) in itertools.product(grid.folds, grid.seeds, enumerate(names)):
-            for cell in self._of_fold(name, grid.data[i], fold, seed, partial(labeled, i, fold)):
-                if cells.setdefault(cell.folder, cell).digest != cell.digest:
-                    raise UserError(
-                        f"{cell.name}: two entries of the grid share this name; give one a `name` of its own"
-                    )
-        return list(cells.values())
-
-    def _of_fold(self, name: str, data: Entry, fold: int, seed: int, labeled: Callable[[float], int]) -> Iterator[Cell]:
-        grid = self.grid
-        root = self.runs_dir / grid.experiment / name
-        run = f"fold-{fold}-seed-{seed}"
-        place = ("--runs_dir", str(self.runs_dir), "--experiment", grid.experiment)
-        common = ("--data.fold", str(fold), "--seed_everything", str(seed), *place)
-        data_arguments = self.data_arguments(data)
-        data_file, data_options = data_arguments[:2], data_arguments[2:]
-
-        def cell(method: str, label: float | None, configs: Sequence[Path], *options: str, **more: Any) -> Cell:
-            files = itertools.chain.from_iterable(("--config", str(config)) for config in configs)
-            arguments = (*data_file, *files, *data_options, *common, "--method_name", method, *options)
-            steps = _steps(arguments, 0 if label is None else labeled(label))
-            folder = "labeled-1" if label is None else self._folder(label)
-            return Cell(root / method / folder / run, arguments, steps=steps, **more)
-
-        for stage in grid.first_stages.values():
-            yield cell(stage.name, None, [stage.config], *_arguments(stage.options), tests={})
-        for method in grid.methods:
-            options = {**grid.options, **method.options}
-            threshold = _setting(("--config", str(grid.protocol), *_arguments(options), *self.extra), "model.threshold")
-            searched = "-threshold" if threshold == "validation" else ""
-            for label, start in itertools.product(method.labels or grid.labels, method.starts or grid.starts):
-                title, after = method.name, None
-                weights: tuple[str, ...] = ()
-                if start != "scratch":
-                    title, after = f"{method.name}-from-{start}", root / start / "labeled-1" / run
-                    weights = ("--model.network.weights", str(after / "checkpoints" / "last.ckpt"))
-                yield cell(
-                    title, label, [grid.protocol, method.config],
-                    *(*self._label_option(label), *_arguments(options), *self.extra, *weights),
-                    tests={test + searched: _test(test) for test in grid.tests}, after=after,
-                )  # fmt: skip
-        if grid.controls and seed == grid.seeds[0]:
-            for label in dict.fromkeys(label for method in grid.methods for label in method.labels or grid.labels):
-                arguments = (*data_arguments, "--data.fold", str(fold), *self._label_option(label))
-                tests = {f"best-{place}": ("--data.evaluation", place) for place in _places(grid.tests)}
-                yield Cell(root / "controls" / self._folder(label) / run, arguments, tests, 0, controls=True)
-
-    def _label_option(self, label: float) -> tuple[str, str]:
-        return ("--data.labeled_count" if self.grid.counts else "--data.labeled_fraction", f"{label:g}")
-
-    def _folder(self, label: float) -> str:
-        return f"labeled-{label:g}-patients" if self.grid.counts else f"labeled-{label:g}"
-
-
-def pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Name and value of each argument."""
-    return zip(arguments[::2], arguments[1::2], strict=True)
-
-
-def _arguments(options: Options) -> tuple[str, ...]:
-    """Options by their dotted names as arguments of the command line."""
-    pairs = ((f"--{key}", value if isinstance(value, str) else json.dumps(value)) for key, value in options.items())
-    return tuple(itertools.chain.from_iterable(pairs))
-
-
-def _test(test: str) -> tuple[str, ...]:
-    checkpoint, place = test.split("-")
-    return ("--checkpoint", checkpoint, "--data.evaluation", place)
-
-
-def _places(tests: Sequence[str]) -> list[str]:
-    """The resolutions of some tests."""
-    return list(dict.fromkeys(test.split("-")[1] for test in tests))
-
-
-def _setting(arguments: Sequence[str], key: str, default: Any = None) -> Any:
-    """What some arguments set an option to, later ones winning; for options whose value is plain."""
-    value = default
-    for name, text in pairs(arguments):
-        if name == "--config":
-            inner: Any = read_config(Path(text))
-            for part in key.split("."):
-                inner = inner.get("init_args", inner) if isinstance(inner, dict) else {}
-                inner = inner.get(part) if isinstance(inner, dict) else None
-            value = value if inner is None else inner
-        elif name == f"--{key}":
-            value = yaml.safe_load(text)
-    return value
-
-
-def _steps(arguments: Sequence[str], labeled: int) -> int:
-    """The budget of a run in steps."""
-    base = ("--config", str(config_folder() / "base.yaml"))
-    epochs = _setting(arguments, "labeled_epochs")
-    if epochs:
-        return int(epochs) * math.ceil(labeled / int(_setting(arguments, "data.batch_size", 2)))
-    return int(_setting((*base, *arguments), "trainer.max_steps"))
+    def check_stage(self, config: Path, first: bool) -> None:
+        """Complain about a first stage among the methods, or the other way round; classes of one's own are let pass."""
+        model = read_config(config).get("model")
+        path = str(model.get("class_path") if isinstance(model, dict) else model)
+        kind = getattr(methods, path.rpartition(".")[2], None)
+        if isinstance(kind, type) and issubclass(kind, methods.PretrainingMethod) != first:
+            where = ("first_stages", "methods") if first else ("methods", "first_stages")
+            raise self.fail(f"{where[0]}: {config.stem} ({kind.__name__}) belongs under {where[1]}")

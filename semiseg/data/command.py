@@ -158,7 +158,7 @@ def _split(data: SegmentationDataModule, output: Path) -> None:
     steps = 200 * -(-len(split.labeled) // data.batch_size)
     print(f"hash {split.hash}; the papers' 200 epochs are {steps} steps at batch size {data.batch_size}")
     with atomic_path(output) as temporary:
-        temporary.write_text(data.split_text())
+        temporary.write_text(data.split_text(), encoding="utf-8")
     print(f"-> {output}")
 
 

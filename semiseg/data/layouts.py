@@ -65,7 +65,7 @@ def write_glas(
         _save(folder / f"{name}_anno.bmp", instances.astype(np.uint8))
         patient = index // 2
         rows.append(f"{name}, {patient + 1}, {grades[patient % len(grades)]}")
-    (folder / "Grade.csv").write_text("\n".join(rows) + "\n")
+    (folder / "Grade.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def write_ph2(root: Path, num_cases: int = 6, size: tuple[int, int] = (64, 80), seed: int = 0) -> None:
@@ -99,7 +99,7 @@ def write_ph2(root: Path, num_cases: int = 6, size: tuple[int, int] = (64, 80), 
         "Regression Areas, Blue-Whitish Veil: A - Absent; P - Present.",
         "Colors: 1 - White; 2 - Red; 3 - Light-Brown; 4 - Dark-Brown; 5 - Blue-Gray; 6 - Black.",
     )
-    (root / "PH2Dataset" / "PH2_dataset.txt").write_text("\n".join([*rows, "", *legend]) + "\n")
+    (root / "PH2Dataset" / "PH2_dataset.txt").write_text("\n".join([*rows, "", *legend]) + "\n", encoding="utf-8")
 
 
 def write_hmeps(
@@ -128,8 +128,8 @@ def write_la(
         volume, mask = scene_3d(seed, index, size)
         image = (volume - volume.mean()) / volume.std()
         _save_h5(root / "2018LA_Seg_Training Set" / name / "mri_norm2.h5", image=image, label=mask)
-    (root / "train.list").write_text("\n".join(names[:train]) + "\n")
-    (root / "test.list").write_text("\n".join(names[train:]) + "\n")
+    (root / "train.list").write_text("\n".join(names[:train]) + "\n", encoding="utf-8")
+    (root / "test.list").write_text("\n".join(names[train:]) + "\n", encoding="utf-8")
 
 
 def write_la_nrrd(root: Path, num_cases: int = 3, size: tuple[int, int, int] = (40, 36, 24), seed: int = 0) -> None:

@@ -55,4 +55,4 @@ class LeftAtrium(SegmentationDataModule):
 
 
 def _read_list(path: Path) -> set[str]:
-    return set(path.read_text().split()) if path.exists() else set()
+    return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()

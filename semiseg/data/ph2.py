@@ -47,5 +47,7 @@ def _read_diagnoses(path: Path | None) -> dict[str, str]:
     """Image name to diagnosis: the third column of a table whose columns are separated by `||`."""
     if path is None:
         return {}
-    rows = re.findall(r"\|\|\s*(IMD\d+)\s*\|\|([^|]*)\|\|\s*(\d)\s*\|\|", path.read_text(errors="replace"))
+    rows = re.findall(
+        r"\|\|\s*(IMD\d+)\s*\|\|([^|]*)\|\|\s*(\d)\s*\|\|", path.read_text(encoding="utf-8", errors="replace")
+    )
     return {name: _DIAGNOSES.get(code, code) for name, _, code in rows}

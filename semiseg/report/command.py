@@ -27,9 +27,11 @@ def report_command(args: Sequence[str]) -> None:
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="also save the comparison as a W&B report there")
     options = parser.parse_args(args)
     runs, others = read_runs(options.runs)
-    if not runs:
+    if all(run.is_control for run in runs):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in others[:3])
-        raise UserError(f"{options.runs}: no run was tested yet ({reasons or 'semiseg test --run RUN does it'})")
+        raise UserError(
+            f"{options.runs}: no run of a method was tested yet ({reasons or 'semiseg test --run RUN does it'})"
+        )
     methods = sorted({run.method for run in runs})
     if options.baseline not in methods and options.baseline != parser.get_default("baseline"):
         raise UserError(f"--baseline {options.baseline}: no run of it; there are {', '.join(methods)}")
@@ -40,6 +42,8 @@ def report_command(args: Sequence[str]) -> None:
     write_page(comparison, output / "index.html")
     write_tables(comparison, output)
     print(f"{len(runs)} runs, {len(comparison['cells'])} cells, {len(comparison['protocols'])} protocol(s)")
+    if not comparison["differences"]:
+        print(f"no differences: no run of --baseline {options.baseline} has the fold and seed of another method's")
     for failure in comparison["failures"]:
         print(f"left out: {failure['run']}: {failure['error']}")
     print(f"page: {output}/index.html\ntables: {output}/results.csv, differences.csv, results.md, results.tex")

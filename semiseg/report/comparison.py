@@ -20,7 +20,7 @@ from PIL import Image
 from semiseg.evaluation.cases import CaseTable
 from semiseg.evaluation.statistics import average_ranks, holm, mean_interval, paired_difference
 from semiseg.report.published import names_of, published
-from semiseg.report.runs import Run
+from semiseg.report.runs import PER_CASE, Run
 from semiseg.running.folder import versions
 
 METRICS = (
@@ -31,7 +31,6 @@ METRICS = (
     ("hd95", "HD95", "lower", "mm or px", "95th percentile of the surface distances, mean over cases"),
     ("asd", "ASD", "lower", "mm or px", "average surface distance, mean over cases"),
 )
-PER_CASE = ("dice", "jaccard", "hd95", "asd")
 PANEL_BYTES = 3_000_000
 RULES = (
     ("Split", "training, validation and test are disjoint by patient; the masks of unlabeled cases are never read"),
@@ -93,9 +92,11 @@ class Result:
         config, trainer, data = self.run.config, self.run.config["trainer"], self.run.data
         epochs = config.get("labeled_epochs")
         unlabeled = data.get("unlabeled_batch_size") or data["batch_size"]
+        parallel = {key: trainer.get(key) for key in ("accumulate_grad_batches", "devices", "num_nodes")}
+        times = ", ".join(f"{key} {value}" for key, value in parallel.items() if value not in (None, 1, "1", "auto"))
         return (
             ("budget", f"{epochs} passes over the labeled images" if epochs else f"{trainer['max_steps']} steps"),
-            ("batch", f"{data['batch_size']} labeled, {unlabeled} unlabeled"),
+            ("batch", f"{data['batch_size']} labeled, {unlabeled} unlabeled" + (f", {times}" if times else "")),
             ("validation", f"every {trainer['val_check_interval']} steps"),
             ("precision", str(trainer.get("precision") or "32-true")),
         )
@@ -115,15 +116,18 @@ def compare(
     """
     protocols, members = _protocols(runs)
     cells, differences, distributions, curves, pictures = [], [], [], [], []
+    problems: dict[str, str] = {}
     for protocol, groups in members.items():
-        tables = {key: {r.run.fold_and_seed: r.run.cases(r.key) for r in group} for key, group in groups.items()}
+        tables = {key: {r.run.fold_and_seed: r.run.tables[r.key] for r in group} for key, group in groups.items()}
         for key, group in groups.items():
             where = {**dict(zip(("dataset", "labeled", "method"), key, strict=True)), "protocol": protocol}
-            cells.append({**where, "name": _title(key[2]), **_cell(group)})
+            place = "/".join(group[0].run.path.parts[-4:-1])
+            failed = sum(name.startswith(f"{place}/") for name, _ in others)
+            cells.append({**where, "name": _title(key[2]), **_cell(group), "failed": failed})
             distributions.append({**where, "dice": _case_means(tables[key].values())})
             curves += [{**where, **curve} for curve in [_curve(group)] if curve["step"]]
             pictures.append((where, group[0].run.picture(group[0].key)))
-        differences += _differences(protocol, tables, baseline)
+        differences += _differences(protocol, tables, baseline, problems)
     software = Counter(tuple(sorted(run.status.get("versions", {}).items())) for run in runs)
     for facts in protocols if len(software) > 1 else ():
         facts["notes"].append(f"the runs were made with {len(software)} different sets of package versions")
@@ -143,7 +147,7 @@ def compare(
         "curves": curves,
         "initialisations": _initialisations(cells),
         "panels": _panels(pictures),
-        "failures": [{"run": name, "error": reason} for name, reason in others],
+        "failures": [{"run": name, "error": reason} for name, reason in [*others, *problems.items()]],
         "reference": [list(rule) for rule in RULES],
     }
 
@@ -232,7 +236,6 @@ def _cell(group: Sequence[Result]) -> dict[str, Any]:
         "fraction": run.fraction,
         "control": run.is_control,
         "runs": len(group),
-        "failed": 0,
         "values": {key: numbers for key, numbers in values.items() if numbers},
         "mean": {key: interval.mean for key, interval in intervals.items()},
         "sd": {key: _plain(interval.sd) for key, interval in intervals.items()},
@@ -268,7 +271,7 @@ def _curve(group: Sequence[Result], points: int = 40) -> dict[str, list[float]]:
     """Validation Dice by step: mean, lowest and highest over the runs, at no more than so many steps."""
     by_step: dict[int, list[float]] = defaultdict(list)
     for result in group:
-        for step, dice in result.run.validation().items():
+        for step, dice in result.run.validation.items():
             by_step[step].append(dice)
     steps = sorted(by_step)
     steps = steps[:: max(1, math.ceil(len(steps) / points))]
@@ -277,23 +280,28 @@ def _curve(group: Sequence[Result], points: int = 40) -> dict[str, list[float]]:
 
 
 def _differences(
-    protocol: str, tables: Mapping[Key, Mapping[tuple[int, int], CaseTable]], baseline: str
+    protocol: str,
+    tables: Mapping[Key, Mapping[tuple[int, int], CaseTable]],
+    baseline: str,
+    problems: dict[str, str],
 ) -> list[dict[str, Any]]:
     """Each method against the baseline, on each data set and label fraction, Holm-corrected within these."""
     rows = []
     for (dataset, labeled), keys in itertools.groupby(tables, key=lambda key: key[:2]):
-        ours = [key for key in keys if key[2] != baseline]
-        theirs = tables.get((dataset, labeled, baseline))
-        for metric in PER_CASE if theirs is not None else ():
+        pairs = [(key, base) for key in keys if (base := _baseline(key, baseline, tables)) not in (None, key)]
+        for metric in PER_CASE:
             family = []
-            for key in ours:
-                assert theirs is not None
-                if not tables[key].keys() & theirs.keys():
+            for key, base in pairs:
+                if not tables[key].keys() & tables[base].keys():
                     continue
-                d = paired_difference(tables[key], theirs, metric)
+                try:
+                    d = paired_difference(tables[key], tables[base], metric)
+                except ValueError as error:  # tables that contradict each other about the patient of a case
+                    problems[f"{dataset}/{key[2]}"] = f"not compared with {base[2]}: {error}"
+                    continue
                 family.append({
                     "dataset": dataset, "labeled": labeled, "protocol": protocol, "metric": metric, "method": key[2],
-                    "baseline": baseline, "mean": d.mean, "low": _plain(d.low), "high": _plain(d.high),
+                    "baseline": base[2], "mean": d.mean, "low": _plain(d.low), "high": _plain(d.high),
                     "p": _plain(d.p), "patients": d.patients, "runs": d.over_runs.n,
                     "per_run_mean": d.over_runs.mean, "per_run_sd": _plain(d.over_runs.sd),
                 })  # fmt: skip
@@ -301,6 +309,14 @@ def _differences(
                 row["p_holm"] = _plain(p)
             rows += family
     return rows
+
+
+def _baseline(key: Key, baseline: str, tables: Mapping[Key, Any]) -> Key | None:
+    """What a method is compared with: the baseline of that name, else that of its experiment; itself is none's."""
+    dataset, labeled, method = key
+    experiment = method.rpartition(" (")[2].partition(")")[0]
+    candidates = ((dataset, labeled, name) for name in (baseline, f"{baseline} ({experiment})"))
+    return next((candidate for candidate in candidates if candidate in tables), None)
 
 
 def _ranks(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -367,11 +383,14 @@ def _panels(pictures: Sequence[tuple[Mapping[str, str], Path]]) -> list[dict[str
     for _, _, where, path in sorted(queue, key=lambda item: item[:2]):
         if not path.exists():
             continue
-        with Image.open(path) as picture:
-            picture.thumbnail((640, 4096))
-            file = io.BytesIO()
-            picture.convert("RGB").save(file, "WEBP", quality=70)
-            width, height = picture.size
+        file = io.BytesIO()
+        try:
+            with Image.open(path) as picture:
+                picture.thumbnail((640, 4096))
+                picture.convert("RGB").save(file, "WEBP", quality=70)
+                width, height = picture.size
+        except OSError:  # damaged: the numbers are worth a report all the same
+            continue
         total += len(file.getvalue()) * 4 // 3
         if total > PANEL_BYTES:
             break

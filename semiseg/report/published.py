@@ -51,7 +51,7 @@ class Published:
 def published() -> list[Published]:
     """All numbers of the papers' tables."""
     rows = []
-    with Path(__file__).with_name("published.csv").open(newline="") as file:
+    with Path(__file__).with_name("published.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["metric"] in METRICS:
                 metric, unit = METRICS[row["metric"]]

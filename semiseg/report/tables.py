@@ -27,7 +27,7 @@ def write_tables(comparison: Mapping[str, Any], folder: Path) -> None:
     heading = [f"# {comparison['title']}", ""]
     for name, lines in (("results.md", [*heading, *markdown_tables(comparison)]), ("results.tex", latex)):
         with atomic_path(folder / name) as temporary:
-            temporary.write_text("\n".join(lines))
+            temporary.write_text("\n".join(lines), encoding="utf-8")
 
 
 def markdown_tables(comparison: Mapping[str, Any]) -> Iterator[str]:

@@ -43,7 +43,7 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, is not YAML or holds no options.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}; give a YAML file") from error
     except (yaml.YAMLError, ValueError) as error:

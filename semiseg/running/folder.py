@@ -61,17 +61,17 @@ class RunFolder:
     def status(self) -> dict[str, Any]:
         """What `status.json` says; empty before the first start."""
         try:
-            return dict(json.loads((self.path / "status.json").read_text()))
+            return dict(json.loads((self.path / "status.json").read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise UserError(f"{self.path}/status.json: not valid JSON; delete it to let the run go on") from error
 
     def update_status(self, **values: Any) -> None:
         """Merge values into `status.json`, atomically."""
         status = {**self.status, **values, "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         with atomic_path(self.path / "status.json") as temporary:
-            temporary.write_text(json.dumps(status, indent=1) + "\n")
+            temporary.write_text(json.dumps(status, indent=1) + "\n", encoding="utf-8")
 
     def open(self) -> None:
         """Create the folder and take its lock, which the system releases when the process ends, however it ends.
@@ -105,8 +105,8 @@ class RunFolder:
         Raises:
             UserError: an option that changes what the run computes has another value than at the first start.
         """
-        if self.config.exists() and self.checkpoint("last").exists():  # else there is nothing to go on with
-            before, now = (_bound(yaml.safe_load(t)) for t in (self.config.read_text(), text))
+        if self.config.exists() and self._begun:  # else there is nothing to go on with
+            before, now = (_bound(yaml.safe_load(t)) for t in (self.config.read_text(encoding="utf-8"), text))
             changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
             if changed:
                 key = changed[0]
@@ -117,14 +117,22 @@ class RunFolder:
                 )
         self._write(self.config, text)
 
+    @property
+    def _begun(self) -> bool:
+        """Whether there is something to go on with, or a result to keep."""
+        return self.checkpoint("last").exists() or self.status.get("state") == "done"
+
     def adopt_split(self, text: str) -> None:
         """Write `split.json`, or check that the data still give the same split as at the first start.
 
         Raises:
             UserError: the data changed since.
         """
-        begun = self.split.exists() and self.checkpoint("last").exists()
-        if begun and (old := json.loads(self.split.read_text())["hash"]) != json.loads(text)["hash"]:
+        if (
+            self.split.exists()
+            and self._begun
+            and (old := json.loads(self.split.read_text(encoding="utf-8"))["hash"]) != json.loads(text)["hash"]
+        ):
             raise UserError(
                 f"{self.split}: the split was {old} and is {json.loads(text)['hash']} now: cases were added or removed "
                 "since the run began; restore them, or use --experiment NAME for a new run"
@@ -134,7 +142,7 @@ class RunFolder:
     @staticmethod
     def _write(path: Path, text: str) -> None:
         with atomic_path(path) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
 
 
 def versions() -> dict[str, str]:
@@ -155,6 +163,8 @@ def _bound(config: Mapping[str, Any]) -> dict[str, Any]:
     flat.update({f"trainer.{key}": trainer.get(key) for key in _BOUND_TRAINER})
     for part in ("model", "data"):
         _flatten(config.get(part), part, flat, _FREE.get(part, set()))
+    weights = flat.get("model.network.weights")  # of a run: <experiment>/.../last.ckpt, wherever the runs are
+    flat["model.network.weights"] = weights and "/".join(Path(weights).parts[-7:])
     return flat
 
 

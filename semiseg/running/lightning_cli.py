@@ -250,7 +250,7 @@ class SemisegCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train, and keep in `status.json` how it ended."""
-        config = yaml.safe_load(self.folder.config.read_text()) if self.folder.config.exists() else {}
+        config = yaml.safe_load(self.folder.config.read_text(encoding="utf-8")) if self.folder.config.exists() else {}
         facts = {"split_hash": self.datamodule.partition.hash, **provenance(), **self.names}
         for logger in self.trainer.loggers:
             logger.log_hyperparams({**config, **facts})

@@ -33,7 +33,7 @@ class MetricsCSV(Logger):
         self.path = path
         self.rows: list[dict[str, Any]] = []
         if path.exists():
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 self.rows = list(csv.DictReader(file))
 
     @property
@@ -68,7 +68,7 @@ class MetricsCSV(Logger):
     def save(self) -> None:
         """Write the whole table, atomically."""
         columns = ["step", *sorted({key for row in self.rows for key in row} - {"step"})]
-        with atomic_path(self.path) as temporary, temporary.open("w", newline="") as file:
+        with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(self.rows)

@@ -19,6 +19,12 @@ TINY = {
 
 
 @pytest.fixture
+def tiny_options() -> dict[str, Any]:
+    """Options of every run of `write_grid`."""
+    return dict(TINY)
+
+
+@pytest.fixture
 def write_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """`write_grid(**keys)` writes a grid of one method on ten synthetic images, with these keys laid over it."""
     monkeypatch.chdir(tmp_path)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from semiseg.benchmark import driver as module
-from semiseg.benchmark.cell import BUSY
+from semiseg.benchmark.cell import BUSY, last_lines
 from semiseg.benchmark.driver import Driver, minutes_left, step_seconds
-from semiseg.benchmark.grid import Cell
+from semiseg.benchmark.plan import Cell
 from semiseg.running.folder import RunFolder
 
 
 def make_cell(root: Path, name: str, after: Path | None = None) -> Cell:
-    return Cell(root / "data" / name / "labeled-1" / "fold-0-seed-0", ("--x", name), {}, steps=10, after=after)
+    return Cell(root / "data" / name / "labeled-1" / "fold-0-seed-0", ("--x", name), {}, 10, name, after)
 
 
 def finish(cell: Cell, seconds: float = 30.0) -> None:
@@ -130,3 +130,22 @@ def test_estimates_come_from_measured_steps(tmp_path: Path) -> None:
     begun.folder.mkdir(parents=True)
     RunFolder(begun.folder).update_status(step=4)
     assert minutes_left([begun, new], measured, workers=2) == pytest.approx(3.0 * (6 + 10) / 60 / 2)
+
+
+def test_a_damaged_status_stops_nothing_else(tmp_path: Path) -> None:
+    a, b = make_cell(tmp_path, "a"), make_cell(tmp_path, "b")
+    a.folder.mkdir(parents=True)
+    (a.folder / "status.json").write_text("null")
+    failed, _ = run([a, b], engine := Pretending())
+    assert list(failed) == [a.folder]
+    assert "status.json: not valid JSON; delete it" in failed[a.folder]
+    assert engine.started == ["b"]
+
+
+def test_only_the_last_attempt_gives_the_reason(tmp_path: Path) -> None:
+    cell = make_cell(tmp_path, "a")
+    cell.folder.mkdir(parents=True)
+    attempts = ["semiseg: error: disk full", "Traceback\n" + "x\n" * 80 + "RuntimeError: boom"]
+    (cell.folder / "log.txt").write_text("".join(f"--- attempt 12:00\n{text}\n" for text in attempts))
+    assert last_lines(cell).endswith("RuntimeError: boom")
+    assert "disk" not in last_lines(cell)

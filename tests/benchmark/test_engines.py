@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from semiseg.benchmark.engines import LocalEngine, Share, _gpu_places, _process
 from semiseg.cli import main
 
 OWN = """
@@ -100,21 +100,76 @@ def test_kill_of_the_driver_and_of_a_worker_lose_nothing(write_grid, tmp_path: P
     assert max(steps) == 399
 
 
-def test_two_grids_at_once_share_the_work(write_grid, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    grid = write_grid(seeds=[0, 1, 2, 3])
-    codes: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: codes.append(main(["benchmark", str(grid), "--local", "--workers", "1"])))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert codes == [0, 0]
+def test_two_grids_at_once_share_the_work(write_grid, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "semiseg", "benchmark", str(write_grid(seeds=[0, 1, 2, 3])), "--local"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    grids = [subprocess.Popen([*command, "--workers", "1"], env=environment) for _ in range(2)]
+    assert [grid.wait(200) for grid in grids] == [0, 0]
     logs = [path.read_text() for path in (tmp_path / "runs").rglob("log.txt")]
     assert len(logs) == 4
     assert all(log.count("done: ") == 1 and "error" not in log for log in logs), "a cell was carried out twice"
+
+
+def test_controls_are_scored_at_each_resolution_once_per_fold(write_grid, tiny_options, tmp_path: Path) -> None:
+    tests = ["best-native", "best-network"]
+    image = {"data.image_size": [16, 16]}
+    grid = write_grid(seeds=[0, 1], tests=tests, controls=True, options={**tiny_options, **image})
+    assert main(["benchmark", str(grid), "--local"]) == 0
+    (otsu,) = (tmp_path / "runs/e/synthetic2d/otsu").rglob("status.json")
+    assert otsu.parent.name == "fold-0-seed-0"
+    assert otsu.parent.parent.name == "labeled-0.5"
+    status = json.loads(otsu.read_text())
+    assert set(status["test"]) == set(tests)
+    assert status["test"]["best-native"]["hd95"] > status["test"]["best-network"]["hd95"]
+    run = tmp_path / "runs/e/synthetic2d/supervised/labeled-0.5/fold-0-seed-1/status.json"
+    assert set(json.loads(run.read_text())["test"]) == set(tests)
+
+
+def test_a_test_asked_for_later_is_made(write_grid, tiny_options, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    status = tmp_path / "runs/e/synthetic2d/supervised/labeled-0.5/fold-0-seed-0/status.json"
+    assert main(["benchmark", str(write_grid()), "--local"]) == 0
+    trained = json.loads(status.read_text())["seconds"]
+    assert main(["benchmark", str(write_grid(tests=["best-native", "last-network"])), "--local"]) == 0
+    assert "1 cells, 0 done before" in capfd.readouterr().out
+    assert set(json.loads(status.read_text())["test"]) == {"best-native", "last-network"}
+    assert json.loads(status.read_text())["seconds"] == trained, "it was trained again"
+
+    for checkpoint in (status.parent / "checkpoints").iterdir():
+        checkpoint.unlink()
+    changed = write_grid(options={**tiny_options, "trainer.max_steps": 6})
+    assert main(["benchmark", str(changed), "--local"]) == 1, "other options, and results of the old ones"
+    assert "trainer.max_steps 4, not 6" in capfd.readouterr().out
+
+
+def test_runs_may_be_moved(write_grid, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    short = {"trainer.max_steps": 2, "trainer.val_check_interval": 2, "model.network.widths": [4, 4, 8]}
+    stage = {"config": "hebbian_hpca_tsa", "name": "hpca", "options": {**short, "model.network.dropout": [0, 0, 0]}}
+    grid = str(write_grid(first_stages=[stage], starts=["hpca"]))
+    assert main(["benchmark", grid, "--local"]) == 0
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    assert main(["benchmark", grid, "--local", "--runs_dir", str(tmp_path / "elsewhere")]) == 0
+    assert "2 cells, 2 done before" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "places"),
+    [
+        (0, "0,1", []),
+        (1, "0,1", ["0", "1"]),
+        (0.5, "4,7", ["4", "7", "4", "7"]),
+        (2, "0,1,2,3,4", ["0,1", "2,3"]),
+    ],
+)
+def test_gpus_are_shared_out(gpus: float, visible: str, places: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert _gpu_places(gpus) == places
+    engine = LocalEngine(None, Share(gpus=gpus))
+    assert engine.workers == (len(places) or len(os.sched_getaffinity(0)))
+    seen: list[str] = []
+    monkeypatch.setattr(os, "chdir", lambda folder: (seen.append(os.environ["CUDA_VISIBLE_DEVICES"]), sys.exit(0)))
+    with pytest.raises(SystemExit):
+        _process(None, 1, "7", ".")  # type: ignore[arg-type]
+    assert seen == ["7"]
 
 
 def test_ray_carries_out_cells_and_reports_a_crash(write_grid, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:

@@ -1,11 +1,13 @@
 """A grid file becomes the right cells, and says what is wrong with it in one line."""
 
+import datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
-from semiseg.benchmark.grid import Cell, Plan, pairs, read_grid
+from semiseg.benchmark.grid import read_grid
+from semiseg.benchmark.plan import Cell, Plan, pairs
 from semiseg.cli import main
 from semiseg.errors import UserError
 from semiseg.running.configs import config_folder
@@ -97,6 +99,11 @@ def test_data_dir_is_where_the_data_sets_are(write_grid) -> None:
     grid = read_grid(write_grid(data=["glas", "ph2"]))
     arguments = Plan(grid, Path("runs"), Path("/somewhere")).data_arguments(grid.data[1])
     assert ("--data.root", "/somewhere/PH2") in list(pairs(arguments))
+    grid = read_grid(write_grid(data=[{"config": "ph2", "options": {"data.root": "own"}}]))
+    roots = [
+        v for n, v in pairs(Plan(grid, Path("runs"), Path("/x")).data_arguments(grid.data[0])) if n == "--data.root"
+    ]
+    assert roots == ["own"]
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
@@ -110,6 +117,25 @@ def test_shipped_grids_can_be_planned(path: Path) -> None:
     ("keys", "says"),
     [
         ({"metods": []}, "unknown key metods"),
+        ({"folds": []}, "folds is missing"),
+        ({"tests": []}, "tests is missing"),
+        ({"controls": "no"}, "controls: 'no'; use true or false"),
+        ({"methods": [{"config": "uamt", "labeled_fraction": ["a"]}]}, "labeled_fraction: 'a' is not a number"),
+        ({"methods": [{"config": "uamt", "labeled_count": [2]}]}, "unknown key labeled_count"),
+        ({"methods": [{"config": "uamt", "name": "a/b"}]}, "name 'a/b'; use letters"),
+        ({"methods": [{"config": "uamt", "name": "otsu"}]}, "name 'otsu'"),
+        ({"methods": ["hebbian_hpca_tsa"]}, "methods: hebbian_hpca_tsa (HebbianPretrain) belongs under first_stages"),
+        ({"first_stages": ["uamt"]}, "first_stages: uamt (UAMT) belongs under methods"),
+        ({"first_stages": ["hebbian_hpca_tsa", "hebbian_hpca_tsa"]}, "two are named hebbian_hpca_tsa"),
+        ({"options": {"data.fold": 1}}, "option data.fold: a grid decides that"),
+        ({"options": {"model.network.init_args.weights": "x"}}, "a grid decides that"),
+        ({"options": {"trainer.max_steps": "abc"}}, "option trainer.max_steps: 'abc'; use a whole number"),
+        ({"options": {"trainer.max_steps": None}}, "option trainer.max_steps"),
+        ({"options": {"model.threshold": "["}}, "option model.threshold: '[' is no value"),
+        ({"options": {"model": {"threshold": "argmax"}}}, "write options by their dotted names, model.threshold"),
+        ({"options": {"trainer.max_time": datetime.date(2024, 1, 1)}}, "put it in quotes"),
+        ({"data": [{"config": "synthetic2d", "options": {"trainer.max_steps": 3}}]}, "a data set's options are data.*"),
+        ({"data": ["supervised.yaml"]}, "data supervised.yaml: no such file"),
         ({"methods": []}, "methods is missing"),
         ({"methods": ["umat"]}, "method umat: no such file; shipped are advent, bcp"),
         ({"methods": [{"config": "uamt", "option": {}}]}, "unknown key option"),
@@ -143,6 +169,8 @@ def test_mistakes_are_one_line(keys: dict, says: str, write_grid, capsys: pytest
         (["e.yaml", "--workers", "0"], "--workers 0"),
         (["e.yaml", "--gpus", "99"], "--gpus 99: this machine has"),
         (["e.yaml", "--trainer.max_steps"], "write options of the runs as"),
+        (["e.yaml", "--seed_everything", "3"], "option seed_everything: a grid decides that"),
+        (["e.yaml", "--measure", "3"], "--measure goes with --dry-run"),
     ],
 )
 def test_mistakes_of_the_command(arguments: list[str], says: str, write_grid, capsys: pytest.CaptureFixture) -> None:
@@ -178,3 +206,47 @@ def test_images_without_masks_do_not_stop_the_methods_that_need_masks(write_grid
     assert last(cell, "--data.ignore_unlabeled") == "true"
     (cell,) = cells_of(write_grid(options={"data.ignore_unlabeled": False}))
     assert last(cell, "--data.ignore_unlabeled") == "false"
+
+
+def test_counts_of_patients(write_grid) -> None:
+    content = yaml.safe_load((path := write_grid()).read_text())
+    del content["labeled_fraction"]
+    path.write_text(yaml.safe_dump({**content, "labeled_count": [2], "controls": True}))
+    run, controls = cells_of(path)
+    for cell in (run, controls):
+        assert last(cell, "--data.labeled_count") == "2"
+        assert "--data.labeled_fraction" not in cell.arguments
+        assert cell.folder.parts[-2] == "labeled-2-patients"
+
+
+def test_each_test_is_of_its_checkpoint_and_resolution(write_grid) -> None:
+    (cell,) = cells_of(write_grid(tests=["best-native", "last-network"]))
+    assert cell.tests == {
+        "best-native": ("--checkpoint", "best", "--data.evaluation", "native"),
+        "last-network": ("--checkpoint", "last", "--data.evaluation", "network"),
+    }
+
+
+def test_the_protocol_lies_under_the_method(write_grid) -> None:
+    (cell,) = cells_of(write_grid(methods=["linear_probe"], protocol="published"))
+    files = [Path(value).stem for name, value in pairs(cell.arguments) if name == "--config"]
+    assert files == ["synthetic2d", "published", "linear_probe"]
+
+
+def test_an_entry_wins_over_the_grid(write_grid) -> None:
+    data = [{"config": "synthetic2d", "options": {"data.batch_size": 3, "data.root": "x"}}]
+    (cell,) = cells_of(write_grid(data=data, options={"data.batch_size": 2}))
+    assert last(cell, "--data.batch_size") == "3"
+    (cell,) = cells_of(write_grid(data=data, options={"data.batch_size": 2}), "--data.batch_size", "5")
+    assert last(cell, "--data.batch_size") == "5"
+
+
+def test_the_digest_follows_tests_and_first_stage_but_not_the_place(write_grid) -> None:
+    def second(budget: int, runs: str = "runs", **keys) -> Cell:
+        stage = {"config": "hebbian_hpca_tsa", "options": {"trainer.max_steps": budget}}
+        grid = read_grid(write_grid(first_stages=[stage], starts=["hebbian_hpca_tsa"], **keys))
+        return Plan(grid, Path(runs)).cells(["synthetic2d"], lambda *where: 7)[1]
+
+    assert second(10).digest == second(10, runs="/elsewhere").digest
+    assert second(10).digest != second(20).digest
+    assert second(10).digest != second(10, tests=["best-native", "last-native"]).digest
