@@ -97,13 +97,13 @@ def _fit_and_test(cell: Cell) -> int:
 def _score_controls(cell: Cell) -> int:
     """Score each control into a run folder of its own, beside those of the methods."""
     parser = data_parser("semiseg benchmark")
+    text = parser.dump(parser.parse_args(find_configs(list(cell.arguments))))
     for key, place in cell.tests.items():
-        options = parser.parse_args(find_configs([*cell.arguments, *place]))
-        data = parser.instantiate(options).data
+        data = parser.instantiate(parser.parse_args(find_configs([*cell.arguments, *place]))).data
         for name, table in score_controls(data).items():
             folder = RunFolder(cell.folder.parents[2] / name / Path(*cell.folder.parts[-2:]))
             folder.path.mkdir(parents=True, exist_ok=True)
-            folder.adopt_config(parser.dump(options))
+            folder.adopt_config(text)
             folder.adopt_split(data.split_text())
             table.write_csv(folder.path / f"{cases_name(key)}.csv")
             tests = {**folder.status.get("test", {}), key: table.summary()}

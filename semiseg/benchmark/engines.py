@@ -66,8 +66,8 @@ def _start_process(cell: Cell, cpus: int, gpus: str) -> Any:
 
 def _process(cell: Cell, cpus: int, gpus: str, folder: str) -> None:
     """The main function of that process."""
-    os.chdir(folder)  # the process that it was forked from is where it was first started
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    os.chdir(folder)  # the process that it was forked from is where it was first started
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import_from_here()
     sys.exit(run_cell(cell, cpus))

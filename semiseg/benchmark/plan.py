@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,8 @@ class Plan:
         self.runs_dir = runs_dir
         self.data_dir = data_dir
         self.extra = tuple(extra)
+        _content.cache_clear()
+        _bytes.cache_clear()
         self.extra_data = tuple(a for pair in pairs(extra) if pair[0].startswith("--data.") for a in pair)
 
     def data_arguments(self, data: Entry) -> tuple[str, ...]:
@@ -164,12 +166,23 @@ def pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     return zip(arguments[::2], arguments[1::2], strict=True)
 
 
+@cache
+def _content(config: str) -> dict[str, Any]:
+    """What a file holds, read once for the thousands of cells of a grid."""
+    return read_config(Path(config))
+
+
+@cache
+def _bytes(config: str) -> bytes:
+    return Path(config).read_bytes()
+
+
 def _digest(arguments: Sequence[str], tests: Sequence[str] | Mapping[str, Any], before: str = "") -> str:
     """See `Cell`."""
     digest = hashlib.sha256(" ".join([before, *tests]).encode())
     for name, value in pairs(arguments):
         if name not in ("--data.root", "--runs_dir"):
-            digest.update(name.encode() + (Path(value).read_bytes() if name == "--config" else value.encode()))
+            digest.update(name.encode() + (_bytes(value) if name == "--config" else value.encode()))
     return digest.hexdigest()[:12]
 
 
@@ -189,7 +202,7 @@ def _setting(arguments: Sequence[str], key: str, default: Any = None) -> Any:
     value = default
     for name, text in pairs(arguments):
         if name == "--config":
-            inner: Any = read_config(Path(text))
+            inner: Any = _content(text)
             for part in key.split("."):
                 inner = inner.get("init_args", inner) if isinstance(inner, dict) else {}
                 inner = inner.get(part) if isinstance(inner, dict) else None
