@@ -30,4 +30,4 @@ def best_threshold(cases: Iterable[tuple[Tensor, Tensor]]) -> float:
     mean = torch.stack(scores).mean(0).cpu()
     thresholds = torch.arange(1, STEPS) / STEPS
     best = thresholds[mean >= mean.max() - 1e-12]
-    return float(best[(best - 0.5).abs().argmin()])
+    return round(float(best[(best - 0.5).abs().argmin()]), 2)
