@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sys
@@ -25,8 +26,10 @@ def take_lock(path: Path) -> IO[str] | None:
     file = open(path, "w")  # noqa: SIM115  (held)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by loader processes
-    except OSError:
+    except OSError as error:
         file.close()
+        if error.errno not in (errno.EACCES, errno.EAGAIN):  # such as a file system without locks
+            raise
         return None
     return file
 

@@ -82,14 +82,17 @@ def _carry_out(cell: Cell) -> int:
 
 
 def _fit_and_test(cell: Cell) -> int:
+    folder = RunFolder(cell.folder)
+    before = folder.status.get("first_stage", cell.first_stage)
+    if before != cell.first_stage and (folder.checkpoint("last").exists() or folder.status.get("state") == "done"):
+        raise UserError(f"{cell.folder}: started from {cell.after} as it was before its options changed; delete it")
+    folder.update_status(first_stage=cell.first_stage)
     if code := main(["fit", *cell.arguments]):
         return code
     if not cell.tests:  # a first stage: what is done already also ends here
         return 0
     for key, arguments in cell.tests.items():
-        if key not in RunFolder(cell.folder).status.get("test", {}) and (
-            code := main(["test", "--run", str(cell.folder), *arguments])
-        ):
+        if key not in folder.status.get("test", {}) and (code := main(["test", "--run", str(cell.folder), *arguments])):
             return code
     return 0
 

@@ -156,7 +156,12 @@ class RayEngine:
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **here)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"--address {address}: {error}; `ray start --head` prints the address") from error
+            way = (
+                f"--address {address}: {error}; `ray start --head` prints it"
+                if address
+                else f"Ray: {error}; use --local"
+            )
+            raise UserError(way) from error
         total = ray.cluster_resources()
         room = int(total.get("CPU", 0) // share.cpus)
         room = min(room, int(total.get("GPU", 0) / share.gpus)) if share.gpus else room

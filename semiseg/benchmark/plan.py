@@ -31,6 +31,7 @@ class Cell:
         digest: names what is asked for: the arguments, what the files among them hold, the tests, and the first stage.
             Where the data and the runs are is free.
         after: run folder of the first stage whose weights it starts from.
+        first_stage: digest of that run.
         controls: instead of a run, score the trivial controls, in folders of their own beside this one.
     """
 
@@ -40,6 +41,7 @@ class Cell:
     steps: int
     digest: str
     after: Path | None = None
+    first_stage: str | None = None
     controls: bool = False
 
     @property
@@ -145,7 +147,8 @@ class Plan:
                     arguments += ("--model.network.weights", str(before.folder / "checkpoints" / "last.ckpt"))
                 folder = root / title / self._folder(label) / run
                 steps = _steps(arguments, labeled(label))
-                yield Cell(folder, arguments, tests, steps, digest, before.folder if before else None)
+                link = (before.folder, before.digest) if before else (None, None)
+                yield Cell(folder, arguments, tests, steps, digest, *link)
         if grid.controls and seed == grid.seeds[0]:
             places = dict.fromkeys(test.split("-")[1] for test in grid.tests)
             tests = {f"best-{place}": ("--data.evaluation", place) for place in places}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,7 +142,9 @@ def test_a_test_asked_for_later_is_made(write_grid, tiny_options, tmp_path: Path
     assert "trainer.max_steps 4, not 6" in capfd.readouterr().out
 
 
-def test_runs_may_be_moved(write_grid, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_runs_may_be_moved_but_not_start_from_another_first_stage(
+    write_grid, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
     short = {"trainer.max_steps": 2, "trainer.val_check_interval": 2, "model.network.widths": [4, 4, 8]}
     stage = {"config": "hebbian_hpca_tsa", "name": "hpca", "options": {**short, "model.network.dropout": [0, 0, 0]}}
     grid = str(write_grid(first_stages=[stage], starts=["hpca"]))
@@ -149,6 +152,14 @@ def test_runs_may_be_moved(write_grid, tmp_path: Path, capfd: pytest.CaptureFixt
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
     assert main(["benchmark", grid, "--local", "--runs_dir", str(tmp_path / "elsewhere")]) == 0
     assert "2 cells, 2 done before" in capfd.readouterr().out
+
+    stage["options"]["model.rule"] = "swta"  # another first stage in the old one's place
+    grid = str(write_grid(first_stages=[stage], starts=["hpca"]))
+    shutil.rmtree(tmp_path / "elsewhere/e/synthetic2d/hpca")
+    assert main(["benchmark", grid, "--local", "--runs_dir", str(tmp_path / "elsewhere")]) == 1
+    out = capfd.readouterr().out
+    assert "1 of 2 cells done" in out
+    assert "as it was before its options changed; delete it" in out
 
 
 @pytest.mark.parametrize(
