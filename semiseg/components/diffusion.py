@@ -68,12 +68,14 @@ class MaskSampler(nn.Module):
         mask: mask pathway, see `Denoiser.mask`; not registered as a part of this module.
         num_classes: K.
         steps: number of times T of the diffusion.
-        start: time that the noise belongs to, as a share of T: 0 is almost no noise.
+        start: time that the noise belongs to, as a share of T: 0 is almost no noise. A buffer, kept in checkpoints.
         samples: number of noises whose probabilities are averaged.
         denoising_steps: 1: one pass at `start`; more: DDIM (Song et al., 2021, https://arxiv.org/abs/2010.02502) from
             there in so many passes.
         seed: seed of the noise.
     """
+
+    start: Tensor
 
     def __init__(
         self,
@@ -91,7 +93,7 @@ class MaskSampler(nn.Module):
         check_number("--model.denoising_steps", denoising_steps, 1)
         self.mask = mask
         self.num_classes = num_classes
-        self.start = round(start * (steps - 1))
+        self.register_buffer("start", torch.tensor(float(start)))
         self.samples = samples
         self.denoising_steps = denoising_steps
         self.seed = seed
@@ -104,7 +106,8 @@ class MaskSampler(nn.Module):
         for _ in range(self.samples):
             noise = torch.randn(1, self.num_classes, *image.shape[2:], generator=generator)  # the same for all images
             noise = noise.to(image).expand(len(image), *noise.shape[1:])
-            times = torch.linspace(self.start, 0, self.denoising_steps + 1).round().long().tolist()
+            first = round(self.start.item() * (self.diffusion.steps - 1))
+            times = torch.linspace(first, 0, self.denoising_steps + 1).round().long().tolist()
             x = self.diffusion.pure_noise(noise, torch.full((len(image),), times[0], device=image.device))
             for now, later in pairwise(times):
                 t = torch.full((len(image),), now, device=image.device)

@@ -77,7 +77,8 @@ def step_panel(image: Array, maps: Mapping[str, Array], title: str) -> Picture:
     Args:
         image: (C, H, W) or (C, H, W, D).
         maps: by name, each of the image's spatial size: class maps (integer) and masks (boolean) are laid over the
-            image, others are shown in grey, white being their maximum, which stands beside the name.
+            image, others are shown in grey, white being their maximum, which stands beside the name. What has channels
+            like the image is shown as one.
         title: Text on top.
     """
     if image.ndim == 4:
@@ -86,7 +87,9 @@ def step_panel(image: Array, maps: Mapping[str, Array], title: str) -> Picture:
     background = _background(image)
     tiles = {"image": background}
     for name, values in maps.items():
-        if np.issubdtype(values.dtype, np.floating):
+        if values.ndim == image.ndim:
+            tiles[name] = _background(values)
+        elif np.issubdtype(values.dtype, np.floating):
             top = float(values.max())
             grey = (np.clip(values / max(top, 1e-12), 0, 1) * 255).astype(np.uint8)
             tiles[f"{name}, 0 to {top:.2g}"] = _to_rgb(_enlarge(grey))

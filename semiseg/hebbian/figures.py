@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semiseg.evaluation.panels import COLOURS, Picture
-
-if TYPE_CHECKING:  # importing matplotlib takes half a second: it is done where a figure is drawn
-    from matplotlib.figure import Figure
+from semiseg.evaluation.plots import figure, pixels
 
 QUANTITIES = {
     "cosine": "cosine of neurons to their start",
@@ -30,8 +28,8 @@ def filters_figure(stages: dict[str, Tensor]) -> Picture:
 
     Three channels of a 2D layer are RGB, otherwise their mean is grey; of a volume the middle slice is shown.
     """
-    figure = _figure(4 * len(stages), 4.3)
-    for axes, (title, weight) in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages.items(), strict=True):
+    drawing = figure(4 * len(stages), 4.3)
+    for axes, (title, weight) in zip(drawing.subplots(1, len(stages), squeeze=False)[0], stages.items(), strict=True):
         tiles = weight[:FILTERS].float()
         tiles = tiles[..., tiles.shape[-1] // 2] if tiles.ndim == 5 else tiles
         tiles = tiles if weight.ndim == 4 and tiles.shape[1] == 3 else tiles.mean(1, keepdim=True)
@@ -46,7 +44,7 @@ def filters_figure(stages: dict[str, Tensor]) -> Picture:
         axes.imshow(sheet.reshape(rows * height, columns * width, 3)[:-2, :-2].numpy(), interpolation="nearest")
         axes.set_title(title, fontsize=10)
         axes.set_axis_off()
-    return _pixels(figure)
+    return pixels(drawing)
 
 
 def learning_figure(curves: list[dict[str, float]]) -> Picture:
@@ -56,8 +54,8 @@ def learning_figure(curves: list[dict[str, float]]) -> Picture:
     quantities = [quantity for quantity in QUANTITIES if f"hebbian/{quantity}" in curves[0]]
     layers = [name.partition("/")[2] for name in curves[0] if name.startswith("norm/")]
     columns = (len(quantities) + 2) // 2
-    figure = _figure(4.2 * columns, 6.4)
-    panels = figure.subplots(2, columns).flat
+    drawing = figure(4.2 * columns, 6.4)
+    panels = drawing.subplots(2, columns).flat
     steps = [record["step"] for record in curves]
     for axes, quantity in zip(panels, quantities, strict=False):
         for layer, colour in zip(layers, colormaps["viridis"](np.linspace(0, 0.95, len(layers))), strict=True):
@@ -71,7 +69,7 @@ def learning_figure(curves: list[dict[str, float]]) -> Picture:
     for axes in panels[len(quantities) :]:
         axes.set_axis_off()
     panels[len(quantities)].legend(handles, names, fontsize=7, ncols=1 + len(layers) // 16, loc="center", frameon=False)
-    return _pixels(figure)
+    return pixels(drawing)
 
 
 def latent_figure(stages: list[dict[str, Any]]) -> Picture:
@@ -82,8 +80,8 @@ def latent_figure(stages: list[dict[str, Any]]) -> Picture:
     *_, components = np.linalg.svd(patches - centre, full_matrices=False)
     plane = np.concatenate([components, np.zeros((2, len(centre)))])[:2].T  # zeros where there is but one component
     dots, arrows = ([(stage[kind].numpy() - centre) @ plane for stage in stages] for kind in ("patches", "vectors"))
-    figure = _figure(4.6 * len(stages), 4.6)
-    for i, axes in enumerate(figure.subplots(1, len(stages), sharex=True, sharey=True, squeeze=False)[0]):
+    drawing = figure(4.6 * len(stages), 4.6)
+    for i, axes in enumerate(drawing.subplots(1, len(stages), sharex=True, sharey=True, squeeze=False)[0]):
         axes.scatter(*dots[i].T, s=6, color=blue, alpha=0.35, linewidths=0, label="patches")
         for j in range(i):
             path = np.stack([arrows[j], arrows[j + 1]])[:, :TRACKED]
@@ -92,25 +90,7 @@ def latent_figure(stages: list[dict[str, Any]]) -> Picture:
         axes.scatter(*arrows[i][:TRACKED].T, s=36, color=orange, edgecolors="black", linewidths=0.7, label="tracked")
         axes.set_title(f"step {stages[i]['step']}", fontsize=10)
         axes.tick_params(labelsize=7)
-    figure.axes[0].legend(fontsize=8)
-    figure.axes[0].set_ylabel("component 2", fontsize=8)
-    figure.supxlabel("component 1", fontsize=8)
-    return _pixels(figure)
-
-
-def _figure(width: float, height: float) -> Figure:
-    """A figure that pyplot, and with it a screen, knows nothing of; in inches."""
-    from matplotlib.figure import Figure
-
-    figure = Figure((width, height), dpi=96)
-    figure.set_layout_engine("constrained", wspace=0.05)
-    return figure
-
-
-def _pixels(figure: Figure) -> Picture:
-    """The drawn figure (H, W, 3)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.array(canvas.buffer_rgba())[..., :3]
+    drawing.axes[0].legend(fontsize=8)
+    drawing.axes[0].set_ylabel("component 2", fontsize=8)
+    drawing.supxlabel("component 1", fontsize=8)
+    return pixels(drawing)

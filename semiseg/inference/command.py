@@ -35,13 +35,18 @@ def predict_command(args: Sequence[str]) -> None:
         "--probabilities", action="store_true",
         help="also write each foreground class's probability (2D: 8-bit PNG, 255 is 1; 3D: in the image's format)",
     )  # fmt: skip
+    parser.add_argument(
+        "--uncertainty", action="store_true",
+        help="also write the entropy of each pixel's probabilities, 0 sure to 1 all classes alike (files as above)",
+    )  # fmt: skip
+    parser.add_argument("--samples", type=int, metavar="N", help="noises to average over (diffusion methods only)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: the first GPU, else the CPU")
     parser.add_argument("--trust", action="store_true", help="let the checkpoint import classes outside semiseg")
     options = parser.parse_args(args)
 
     images = _collect(options.inputs)
     _refuse_clashes(images, options.output)
-    predictor = Predictor(options.checkpoint, options.device, options.trust)
+    predictor = Predictor(options.checkpoint, options.device, options.trust, options.samples)
     with _folder(options.output):
         _predict(predictor, images, options)
 
@@ -56,7 +61,12 @@ def _predict(predictor: Predictor, images: Sequence[Path], options: argparse.Nam
             if options.overlay:
                 save_png(_overlay(prediction, path), options.output / f"{stem_of(path)}_overlay.png")
             if options.probabilities:
-                _write_probabilities(prediction, predictor.preprocessing.class_names, options.output, stem_of(path))
+                names = predictor.preprocessing.class_names
+                for name, probability in list(zip(names, prediction.probabilities, strict=True))[1:]:
+                    part = f"probability_{name.replace(' ', '_')}"
+                    _write_map(prediction.image, probability, options.output, f"{stem_of(path)}_{part}")
+            if options.uncertainty:
+                _write_map(prediction.image, prediction.uncertainty, options.output, f"{stem_of(path)}_uncertainty")
         except UserError as error:
             failed.append(str(error))
             print(f"{number}/{len(images)} {path} FAILED: {error}", flush=True)
@@ -117,9 +127,7 @@ def _overlay(prediction: Prediction, path: Path) -> np.ndarray:
     return overlay(picture, prediction.classes)
 
 
-def _write_probabilities(prediction: Prediction, names: Sequence[str], output: Path, stem: str) -> None:
-    image: Image = prediction.image
-    for name, probability in list(zip(names, prediction.probabilities, strict=True))[1:]:
-        target = output / f"{stem}_probability_{name.replace(' ', '_')}{image.suffix}"
-        flat = probability.ndim == 2
-        image.write((255 * probability).round().astype(np.uint8) if flat else probability.astype(np.float32), target)
+def _write_map(image: Image, values: np.ndarray, output: Path, stem: str) -> None:
+    """Numbers from 0 to 1, as grey levels of a picture or as they are in a volume."""
+    levels = (255 * values).round().astype(np.uint8) if values.ndim == 2 else values.astype(np.float32)
+    image.write(levels, output / f"{stem}{image.suffix}")

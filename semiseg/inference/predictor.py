@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from semiseg.components.diffusion import MaskSampler
 from semiseg.data.io import Image, read_image
 from semiseg.data.preprocessing import Preprocessing, resize_logits
-from semiseg.errors import UserError
+from semiseg.errors import UserError, check_number
 from semiseg.files import import_from_here
+from semiseg.losses import entropy
 from semiseg.methods import PretrainingMethod, SegmentationMethod
 from semiseg.running.checkpoints import load_checkpoint
 
@@ -29,6 +31,11 @@ class Prediction:
     classes: np.ndarray
     probabilities: np.ndarray
 
+    @property
+    def uncertainty(self) -> np.ndarray:
+        """Entropy (*S) of the probabilities, from 0, sure, to 1, all classes alike."""
+        return entropy(torch.from_numpy(self.probabilities)[None])[0].clamp(0, 1).numpy()
+
 
 class Predictor:
     """Segments images as the checkpoint's method was scored: the same preprocessing, window and network.
@@ -38,12 +45,16 @@ class Predictor:
         device: where to compute, as torch names it; default: the first GPU, else the CPU.
         trust: import classes that are not part of semiseg, such as a method of one's own. Importing runs code: do so
             only with checkpoints of people you trust.
+        samples: number of noises over which a method that segments from noise averages; default: as it was scored.
 
     Raises:
-        UserError: the checkpoint is missing, corrupt, of another program, or of foreign classes without `trust`.
+        UserError: the checkpoint is missing, corrupt, of another program, or of foreign classes without `trust`; or
+            its method segments without noise and `samples` are asked for.
     """
 
-    def __init__(self, checkpoint: Path, device: str | None = None, trust: bool = False) -> None:
+    def __init__(
+        self, checkpoint: Path, device: str | None = None, trust: bool = False, samples: int | None = None
+    ) -> None:
         content = load_checkpoint(checkpoint)
         foreign = sorted(set(_foreign_classes(content["hyper_parameters"])))
         if foreign and not trust:
@@ -68,6 +79,11 @@ class Predictor:
         except Exception as error:  # the classes that it names have changed since
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{checkpoint}: does not fit this version of semiseg ({reason})") from error
+        if samples is not None:
+            check_number("--samples", samples, 1)
+            if not isinstance(method.scored_network, MaskSampler):
+                raise UserError(f"--samples: {checkpoint} segments without noise ({name}); leave it out")
+            method.scored_network.samples = samples
         self.method = method.eval().to(self.device)
         assert method.preprocessing is not None
         self.preprocessing: Preprocessing = method.preprocessing

@@ -225,12 +225,16 @@ class SegmentationMethod(Method):
         """Log the summary of all metrics."""
         self._log_summary("test")
 
-    def _log_summary(self, stage: str) -> None:
+    def gather(self, table: CaseTable) -> None:
+        """Let every process have the cases of all."""
         if self.trainer.world_size > 1:
             tables: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(tables, self.cases.rows)
+            torch.distributed.all_gather_object(tables, table.rows)
             for rows in tables:
-                self.cases.merge(rows)
+                table.merge(rows)
+
+    def _log_summary(self, stage: str) -> None:
+        self.gather(self.cases)
         summary = self.cases.summary()
         names = ("dice", "jaccard", "hd95", "asd", "dice_pooled", "jaccard_pooled", "num_empty")
         self.log_dict({f"{stage}/{name}": float(summary[name]) for name in names if name in summary})

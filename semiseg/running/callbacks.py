@@ -124,7 +124,7 @@ class ValidationPanels(Callback):
 
 
 class StepPanels(Callback):
-    """What a semi-supervised method makes of its unlabeled images: pseudo-labels, uncertainty, pixels that count.
+    """What a method makes of its unlabeled images: pseudo-labels, uncertainty, pixels that count, images found again.
 
     Drawn before each validation from the last step, in `figures/pseudo-labels.png` and on W&B.
 
@@ -144,10 +144,13 @@ class StepPanels(Callback):
         if trainer.state.fn != "fit" or not seen:
             return
         preprocessing: Preprocessing = pl_module.preprocessing  # type: ignore[assignment]
-        images = [preprocessing.picture(image) for image in seen.pop("image")]
-        title = f"step {trainer.global_step}"
+        images, title = seen.pop("image"), f"step {trainer.global_step}"
+
+        def shown(value: torch.Tensor) -> np.ndarray:
+            return preprocessing.picture(value) if value.ndim == images.ndim - 1 else value.numpy()
+
         panels = [
-            step_panel(image, {name: values[i].numpy() for name, values in seen.items()}, title)
+            step_panel(shown(image), {name: shown(values[i]) for name, values in seen.items()}, title)
             for i, image in enumerate(images)
         ]
         show(trainer, contact_sheet(panels, 1), self.folder.figures, "pseudo-labels")

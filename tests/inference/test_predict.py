@@ -19,6 +19,8 @@ OBLIQUE = np.array(  # rotated, anisotropic, left-handed, axes in the order z, x
     [[0.1, -1.18, 0.25, 14.0], [0.2, 0.2, 1.46, -73.5], [-2.49, -0.03, 0.19, 1002.25], [0, 0, 0, 1]]
 )
 
+MAPS = ("--overlay", "--probabilities", "--uncertainty")
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
@@ -47,16 +49,20 @@ def random(shape: tuple[int, ...], dtype: type = np.uint8) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(45, 70, 3), (45, 70)])
 def test_pictures(runs: dict[int, Path], tmp_path: Path, suffix: str, shape: tuple[int, ...]) -> None:
     Image.fromarray(random(shape)).save(tmp_path / f"a{suffix}")
-    assert predict(runs[2], tmp_path / f"a{suffix}", "--output", tmp_path / "out", "--overlay", "--probabilities") == 0
+    assert predict(runs[2], tmp_path / f"a{suffix}", "--output", tmp_path / "out", *MAPS) == 0
     expected = "a.tif" if suffix == ".tif" else "a.png"
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {expected, "a_overlay.png", f"a_probability_foreground{Path(expected).suffix}"}
+    maps = {f"a_{name}{Path(expected).suffix}" for name in ("probability_foreground", "uncertainty")}
+    assert names == {expected, "a_overlay.png", *maps}
     mask = np.asarray(Image.open(tmp_path / "out" / expected))
     assert mask.shape == (45, 70)
     assert set(np.unique(mask)) <= {0, 255}
     probability = np.asarray(Image.open(tmp_path / "out" / f"a_probability_foreground{Path(expected).suffix}"))
     assert ((probability > 128) <= (mask == 255)).all()
     assert ((probability < 127) <= (mask == 0)).all()
+    uncertainty = np.asarray(Image.open(tmp_path / "out" / f"a_uncertainty{Path(expected).suffix}"))
+    p = np.clip(probability / 255, 1e-9, 1 - 1e-9)
+    assert np.abs(uncertainty / 255 + p * np.log2(p) + (1 - p) * np.log2(1 - p)).max() < 0.03
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])

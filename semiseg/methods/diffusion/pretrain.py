@@ -48,6 +48,7 @@ class DiffusionPretrain(PretrainingMethod):
         super().__init__(network=network, **kwargs)
         self.diffusion = Diffusion(diffusion_steps)
         self.weighting = weighting
+        self.seen: dict[str, Tensor] = {}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Error of the image that is found again."""
@@ -55,16 +56,16 @@ class DiffusionPretrain(PretrainingMethod):
         mask = probabilities(self.network.mask(image, *self.diffusion.pure_masks(image, self.network.num_classes)))
         s = self.diffusion.times(image)
         start = self.diffusion.pure_noise(torch.randn_like(image), s)
-        errors = self.errors(image, start, mask, s)
-        loss = errors.mean()
+        found = self.diffusion.clean(start, self.network.noise(start, mask, s), s)
+        loss = self.errors(image, found, s).mean()
         self.log("train/loss", loss)
+        self.seen = {"image": image, "mask": mask.argmax(1), "found again": found.detach()}
         if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.watch(image, start, mask.detach(), s, float(loss.detach()))
         return loss
 
-    def errors(self, image: Tensor, start: Tensor, mask: Tensor, s: Tensor) -> Tensor:
-        """Weighted squared errors (B, C, *S) of the images found from noise and the probabilities of a mask."""
-        found = self.diffusion.clean(start, self.network.noise(start, mask, s), s)
+    def errors(self, image: Tensor, found: Tensor, s: Tensor) -> Tensor:
+        """Weighted squared errors (B, C, *S) of images that were found from noise of times s (B,)."""
         squared = (image - found).square()
         return squared * self.diffusion.kept(s, image) if self.weighting == "balanced" else squared
 
@@ -74,5 +75,5 @@ class DiffusionPretrain(PretrainingMethod):
         self.log("collapse/entropy", entropy(mask).mean())
         self.log_dict({f"collapse/share_{k}": share for k, share in enumerate(mask.mean((0, *range(2, mask.ndim))))})
         if len(image) > 1:
-            other = self.errors(image, start, mask.roll(1, 0), s).mean()
-            self.log("collapse/shuffled", other / max(loss, 1e-12))
+            other = self.diffusion.clean(start, self.network.noise(start, mask.roll(1, 0), s), s)
+            self.log("collapse/shuffled", self.errors(image, other, s).mean() / max(loss, 1e-12))

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from semiseg import losses
 from semiseg.components.branches import another
 from semiseg.components.diffusion import Diffusion, MaskSampler
 from semiseg.errors import check_number
+from semiseg.evaluation.cases import CaseTable
 from semiseg.losses import probabilities
 from semiseg.methods.base import NetworkFactory
+from semiseg.methods.diffusion.watching import WatchTeaching
 from semiseg.methods.semi_supervised import SemiSupervisedMethod
 from semiseg.networks.denoiser import Denoiser
+
+STARTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # times of noise that are tried on validation
 
 
 class DiffusionTeacherStudent(SemiSupervisedMethod):
@@ -37,10 +43,12 @@ class DiffusionTeacherStudent(SemiSupervisedMethod):
     Args:
         network: a `Denoiser`: the teacher's.
         rounds: R (paper: 5).
-        truncate: let no gradient pass from a round into the ones before; memory then still grows with R, but the
-            gradient's path does not.
+        truncate: let no gradient pass from a round into the ones before. The gradient of each is then taken at its end,
+            so that a step holds the activations of one round, however many there are, and a gradient for each.
         diffusion_steps: number of times T.
-        start: time of the noise that is segmented from at inference, as a share of T.
+        start: time of the noise that is segmented from at inference, as a share of T, or `validation`: at each
+            validation of a `fit` the best of 0, 0.25, 0.5, 0.75 and 1 there, which the checkpoint keeps. `val/dice` is
+            then the best one's, and the others' are logged beside it.
         num_samples: number of noises whose predictions are averaged at inference.
         denoising_steps: passes of each, see `MaskSampler`.
         score: the network that validation, test and predict use.
@@ -55,7 +63,7 @@ class DiffusionTeacherStudent(SemiSupervisedMethod):
         rounds: int = 5,
         truncate: bool = False,
         diffusion_steps: int = 1000,
-        start: float = 0.5,
+        start: float | Literal["validation"] = "validation",
         num_samples: int = 1,
         denoising_steps: int = 1,
         score: Literal["student", "teacher"] = "student",
@@ -68,9 +76,17 @@ class DiffusionTeacherStudent(SemiSupervisedMethod):
         self.truncate = truncate
         self.diffusion = Diffusion(diffusion_steps)
         scored: Any = self.student if score == "student" else self.network
+        self.search_start = start == "validation"
         self.sampler = MaskSampler(
-            scored.mask, self.network.num_classes, diffusion_steps, start, num_samples, denoising_steps
+            scored.mask,
+            self.network.num_classes,
+            diffusion_steps,
+            0.5 if start == "validation" else start,
+            num_samples,
+            denoising_steps,
         )
+        self.tables: dict[float, CaseTable] = {}
+        self.rounds_seen: list[tuple[Tensor, Tensor, Tensor]] = []
         if not rounds:
             for parameter in self.network.image_only():
                 parameter.requires_grad_(False)
@@ -95,29 +111,92 @@ class DiffusionTeacherStudent(SemiSupervisedMethod):
         supervised = torch.stack([self.supervised_loss(m[:known], labeled["mask"]) for m in (teacher, student)]).sum()
         crossed = losses.cross_entropy(student, teacher.argmax(1)) + losses.cross_entropy(teacher, student.argmax(1))
         target = torch.cat([labeled["mask"], student[known:].argmax(1)])
-        aligned, found, mask = self.go_round(images, teacher, target)
+        self.log("train/loss_crossed", crossed.detach())
+        through = self.go_round(images, teacher, target)
         decisions = teacher[known:].argmax(1), student[known:].argmax(1)
         self.seen = {
             "image": unlabeled["image"],
             "pseudo-label": decisions[0],
             "used": decisions[0] == decisions[1],
-            "last round": mask[known:].argmax(1),
         }
-        return self.total(supervised, crossed + aligned + found)
+        return self.total(supervised, crossed + through)
 
-    def go_round(self, images: Tensor, mask: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean alignment and reconstruction losses of all rounds, and the last mask's logits (B, K, *S)."""
+    def go_round(self, images: Tensor, mask: Tensor, target: Tensor) -> Tensor:
+        """Mean alignment and reconstruction losses of all rounds."""
         axes = tuple(range(1, images.ndim))
         least, most = images.amin(axes, keepdim=True), images.amax(axes, keepdim=True)
-        aligned = found = images.new_zeros(())
+        loss, weights = images.new_zeros(()), [weight for weight in self.network.parameters() if weight.requires_grad]
+        logged = {"train/loss_alignment": images.new_zeros(()), "train/loss_reconstruction": images.new_zeros(())}
+        self.rounds_seen = []
         for _ in range(self.rounds):
             s = self.diffusion.times(images)
             noised = self.diffusion.noised(images, torch.randn_like(images), s)
             given = probabilities(mask.detach() if self.truncate else mask)
-            again = self.diffusion.clean(noised, self.network.noise(noised, given, s), s)
-            found = found + (self.diffusion.kept(s, images) * (images - again).square()).mean() / self.rounds
-            mask = self.network.mask(
-                again.clamp(least, most), *self.diffusion.pure_masks(images, self.network.num_classes)
-            )
-            aligned = aligned + losses.cross_entropy(mask, target) / self.rounds
-        return aligned, found, mask
+            found = self.diffusion.clean(noised, self.network.noise(noised, given, s), s)
+            error = (self.diffusion.kept(s, images) * (images - found).square()).mean()
+            noise = self.diffusion.pure_masks(images, self.network.num_classes)
+            mask = self.network.mask(found.clamp(least, most), *noise)
+            aligned = losses.cross_entropy(mask, target)
+            part = (aligned + error) / self.rounds
+            loss = loss + (settled(part, weights) if self.truncate else part)
+            for name, value in zip(logged, (aligned, error), strict=True):
+                logged[name] += value.detach() / self.rounds
+            self.rounds_seen.append((s[-1], found[-1].detach().clone(), mask[-1].argmax(0)))
+        self.log_dict(logged)
+        return loss
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Figures of the rounds, of the training and of what inference depends on."""
+        return [WatchTeaching()]
+
+    @property
+    def story(self) -> dict[str, Tensor]:
+        """The rounds of the last unlabeled image of the last step: what was found (C, *S), its class map (*S), ..."""
+        story = {"mask": self.seen["pseudo-label"][-1]}
+        for number, (s, found, mask) in enumerate(self.rounds_seen, start=1):
+            story |= {f"{number}: found at t = {int(s)}": found, f"{number}: mask": mask}
+        return story
+
+    @torch.no_grad()
+    def decide(self, image: Tensor) -> dict[str, Tensor]:
+        """Class maps (B, *S) of teacher and student from the same noise."""
+        networks: dict[str, Any] = {"teacher": self.network, "student": self.student}
+        options: Any = (self.network.num_classes, self.diffusion.steps, self.sampler.start.item())
+        return {name: MaskSampler(network.mask, *options)(image).argmax(1) for name, network in networks.items()}
+
+    def on_validation_epoch_start(self) -> None:
+        """Start a table for each time that is tried."""
+        super().on_validation_epoch_start()
+        search = self.search_start and self.trainer.state.fn == "fit"
+        self.tables = {start: CaseTable() for start in (STARTS if search else [self.sampler.start.item()])}
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        """Dice of each case from noise of each time; the predictions are those of the time that was best before."""
+        now, shown = self.sampler.start.item(), None
+        for start, table in self.tables.items():
+            self.sampler.start.fill_(start)
+            self.cases = table
+            predictions = super().validation_step(batch, batch_idx)
+            shown = predictions if start == now else shown
+        self.sampler.start.fill_(now)
+        return shown
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep the best time; of equally good ones the nearest to the middle."""
+        for table in self.tables.values():
+            self.gather(table)
+        dice = {start: float(table.summary()["dice"]) for start, table in self.tables.items()}
+        best = max(dice, key=lambda start: (dice[start], -abs(start - 0.5)))
+        self.sampler.start.fill_(best)
+        self.cases = self.tables[best]
+        if len(dice) > 1:
+            self.log("val/start", best)
+            self.log_dict({f"start/{start:g}": value for start, value in dice.items()})
+        super().on_validation_epoch_end()
+
+
+def settled(loss: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """The same value and gradient, without the graph behind it, whose memory is free again."""
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    pairs = [(w, g) for w, g in zip(weights, gradients, strict=True) if g is not None]
+    return loss.detach() + torch.stack([((w - w.detach()) * g).sum() for w, g in pairs]).sum()
