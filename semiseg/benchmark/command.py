@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -76,6 +77,8 @@ def benchmark_command(args: Sequence[str]) -> int:
     engine = (
         LocalEngine(options.workers, share) if options.local else make_engine(options.address, options.workers, share)
     )
+    if isinstance(engine, LocalEngine) and engine.workers * share.cpus > (cores := len(os.sched_getaffinity(0))):
+        print(f"{engine.workers} runs with {share.cpus} cores each on {cores} cores wait for each other: lower --cpus")
     return _run(cells, engine, plan, start)
 
 

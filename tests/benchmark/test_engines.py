@@ -131,7 +131,13 @@ def test_a_test_asked_for_later_is_made(write_grid, tiny_options, tmp_path: Path
     assert main(["benchmark", str(write_grid()), "--local"]) == 0
     trained = json.loads(status.read_text())["seconds"]
     assert main(["benchmark", str(write_grid(tests=["best-native", "last-network"])), "--local"]) == 0
-    assert "1 cells, 0 done before" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "1 cells, 0 done before" in out
+    assert "wait for each other" not in out
+    assert (
+        main(["benchmark", str(write_grid(tests=["best-native"])), "--local", "--cpus", "2", "--workers", "999"]) == 0
+    )
+    assert "999 runs with 2 cores each" in capfd.readouterr().out
     assert set(json.loads(status.read_text())["test"]) == {"best-native", "last-network"}
     assert json.loads(status.read_text())["seconds"] == trained, "it was trained again"
 
