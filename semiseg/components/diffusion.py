@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import reduce
 from itertools import pairwise
 
 import torch
@@ -21,12 +22,18 @@ class Diffusion:
     set, so that x_t has variance 1 at every t; masks are probabilities (B, K, *S).
 
     Args:
-        steps: number of times T; t is 0 to T - 1.
+        steps: number of times T; t is 0 to T - 1. beta does not depend on it: with T far below 1000 the last x_t is not
+            pure noise (A_T is 0.36 for 100).
+
+    Raises:
+        UserError: there are no steps.
     """
 
     def __init__(self, steps: int = 1000) -> None:
         self.steps = steps
-        self.scheduler = DDPMScheduler(steps, schedule="linear_beta", beta_start=1e-4, beta_end=0.02)
+        check_number("--model.diffusion_steps", steps, 1)
+        scheduler = DDPMScheduler(steps, schedule="linear_beta", beta_start=1e-4, beta_end=0.02)
+        self.cumulative: Tensor = scheduler.alphas_cumprod
 
     def times(self, like: Tensor) -> Tensor:
         """A time (B,) for each of a batch, all equally likely."""
@@ -34,13 +41,13 @@ class Diffusion:
 
     def kept(self, t: Tensor, like: Tensor) -> Tensor:
         """A_t, one for each of a batch, in the shape that multiplies it."""
-        kept: Tensor = self.scheduler.alphas_cumprod.to(like.device, like.dtype)[t]
+        kept = self.cumulative.to(like.device)[t].to(like.dtype)
         return kept.view(-1, *(1,) * (like.ndim - 1))
 
     def noised(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t."""
-        noised: Tensor = self.scheduler.add_noise(clean, noise, t)
-        return noised
+        kept = self.kept(t, clean)
+        return kept.sqrt() * clean + (1 - kept).sqrt() * noise
 
     def pure_noise(self, noise: Tensor, t: Tensor) -> Tensor:
         """x_t of nothing: sqrt(1 - A_t) noise."""
@@ -99,29 +106,29 @@ class MaskSampler(nn.Module):
         self.seed = seed
         self.diffusion = Diffusion(steps)
 
-    def draw(self, image: Tensor) -> list[Tensor]:
-        """Probabilities (B, K, *S) from each noise."""
+    def draw(self, image: Tensor) -> Iterator[Tensor]:
+        """Probabilities (B, K, *S) from each noise, one after the other."""
         generator = torch.Generator().manual_seed(self.seed)
-        drawn = []
+        first = round(self.start.item() * (self.diffusion.steps - 1))
+        times = torch.linspace(first, 0, self.denoising_steps + 1).round().long().tolist()
+        times = sorted(set(times), reverse=True) if first else [0, 0]
         for _ in range(self.samples):
             noise = torch.randn(1, self.num_classes, *image.shape[2:], generator=generator)  # the same for all images
             noise = noise.to(image).expand(len(image), *noise.shape[1:])
-            first = round(self.start.item() * (self.diffusion.steps - 1))
-            times = torch.linspace(first, 0, self.denoising_steps + 1).round().long().tolist()
             x = self.diffusion.pure_noise(noise, torch.full((len(image),), times[0], device=image.device))
             for now, later in pairwise(times):
                 t = torch.full((len(image),), now, device=image.device)
                 p = probabilities(self.mask(image, x, t))
                 x = self._step(p, x, now, later)
-            drawn.append(p)
-        return drawn
+            yield p
 
     def _step(self, p: Tensor, x: Tensor, now: int, later: int) -> Tensor:
         """DDIM without noise: the same noise, less of it."""
-        kept, next_kept = self.diffusion.scheduler.alphas_cumprod[now], self.diffusion.scheduler.alphas_cumprod[later]
+        kept, next_kept = self.diffusion.cumulative[now], self.diffusion.cumulative[later]
         noise = (x - kept.sqrt() * p) / (1 - kept).sqrt()
         return next_kept.sqrt() * p + (1 - next_kept).sqrt() * noise
 
     def forward(self, image: Tensor) -> Tensor:
         """Logarithm of the mean probabilities (B, K, *S)."""
-        return torch.stack(self.draw(image)).mean(0).clamp_min(1e-12).log()
+        total = reduce(torch.add, self.draw(image))  # one at a time, so that memory does not grow with their number
+        return (total / self.samples).clamp_min(1e-12).log()

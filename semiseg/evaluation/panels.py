@@ -78,7 +78,7 @@ def step_panel(image: Array, maps: Mapping[str, Array], title: str) -> Picture:
         image: (C, H, W) or (C, H, W, D).
         maps: by name, each of the image's spatial size: class maps (integer) and masks (boolean) are laid over the
             image, others are shown in grey, white being their maximum, which stands beside the name. What has channels
-            like the image is shown as one.
+            like the image is shown as one, in its grey levels or colours.
         title: Text on top.
     """
     if image.ndim == 4:
@@ -88,7 +88,7 @@ def step_panel(image: Array, maps: Mapping[str, Array], title: str) -> Picture:
     tiles = {"image": background}
     for name, values in maps.items():
         if values.ndim == image.ndim:
-            tiles[name] = _background(values)
+            tiles[name] = _background(values[: len(image)], image)
         elif np.issubdtype(values.dtype, np.floating):
             top = float(values.max())
             grey = (np.clip(values / max(top, 1e-12), 0, 1) * 255).astype(np.uint8)
@@ -98,9 +98,9 @@ def step_panel(image: Array, maps: Mapping[str, Array], title: str) -> Picture:
     return _titled(tiles, title)
 
 
-def _background(image: Array) -> Picture:
+def _background(image: Array, like: Array | None = None) -> Picture:
     """A 2D image (C, H, W), RGB if it has three channels, else its first one, large enough to look at."""
-    return _enlarge(_to_rgb(np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]))
+    return _enlarge(_to_rgb(np.moveaxis(image, 0, -1) if len(image) == 3 else image[0], like))
 
 
 def _titled(tiles: Mapping[str, Picture], title: str) -> Picture:
@@ -146,12 +146,13 @@ def show(trainer: Trainer, picture: Picture, folder: Path, name: str) -> None:
                 logger.log_image(f"figures/{name}", [picture])
 
 
-def _to_rgb(image: Array) -> Picture:
+def _to_rgb(image: Array, like: Array | None = None) -> Picture:
     if image.dtype != np.uint8:
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        low, high = np.percentile(values, (1, 99))
+        scale = values if like is None else np.nan_to_num(np.asarray(like, dtype=np.float64))
+        low, high = np.percentile(scale, (1, 99))
         if high <= low:  # nearly constant: the few other pixels are the picture
-            low, high = values.min(), values.max()
+            low, high = scale.min(), scale.max()
         image = (np.clip((values - low) / max(high - low, 1e-12), 0, 1) * 255).round().astype(np.uint8)
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
 

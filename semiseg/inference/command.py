@@ -117,6 +117,14 @@ def _refuse_clashes(images: Sequence[Path], output: Path) -> None:
         if path.parent.resolve() == output.resolve():
             raise UserError(f"--output {output}: is the folder of the input {path.name}; choose another, masks never "
                             "overwrite images")  # fmt: skip
+    for stem, path in stems.items():
+        first, _, _ = stem.partition("_probability_")
+        for ending in ("_overlay", "_uncertainty"):
+            first = first.removesuffix(ending)
+        if first != stem and first in stems:
+            raise UserError(
+                f"the mask of {path} would have the name of a map of {stems[first]}; predict them separately"
+            )
 
 
 def _overlay(prediction: Prediction, path: Path) -> np.ndarray:

@@ -36,7 +36,7 @@ class Pathway(nn.Module):
 
     def forward(self, image: Tensor, mask: Tensor, t: Tensor) -> Tensor:
         """Output (B, N, *S) for image (B, C, *S), mask (B, K, *S) and time (B,)."""
-        embedding = self.time(get_timestep_embedding(t, EMBEDDING))
+        embedding = self.time(get_timestep_embedding(t, EMBEDDING).to(image.dtype))
         x = self.stem(torch.cat([image, mask], dim=1)) + embedding.view(*embedding.shape, *(1,) * (image.ndim - 2))
         output: Tensor = self.head(self.decoder(self.encoder(x)))
         return output
@@ -45,7 +45,7 @@ class Pathway(nn.Module):
 class Denoiser(Network):
     """Mask pathway f_m(image, noisy mask, t) to mask logits, image pathway f_i(noisy image, mask, t) to the noise.
 
-    The network of "Diffusion-based semi-supervised teacher-student segmentation" (2025, section 3.1): one U-Net with
+    The network of Ciampi et al. (2025, https://arxiv.org/abs/2504.01547, section 3.1): one U-Net with
     two heads at each end ("the teacher features two pathways"), or two networks, as in its authors' code. Time enters
     by a sinusoidal embedding of 64 channels, Linear 256, GELU, Linear to the first width, added to the first features.
     As an ordinary network (`forward`) it segments without noise, at t = 0.
@@ -59,7 +59,7 @@ class Denoiser(Network):
         norm: normalisation, as `UNet`.
         upsample: of the decoder, as `UNet`.
         shared: one U-Net for both pathways, or one for each.
-        image_pathway: have the image pathway; a student does without.
+        image_pathway: have the image pathway; a student, and methods that only segment, do without.
         weights: checkpoint to start from, see `load_weights`.
     """
 

@@ -27,6 +27,10 @@ class Encoder(nn.Module):
         super().__init__()
         conv, pool = Conv[Conv.CONV, spatial_dims], Pool[Pool.MAX, spatial_dims]
         self.levels = nn.ModuleList()
+        if len(widths) != len(dropout):
+            raise UserError(
+                f"the network has {len(widths)} widths and {len(dropout)} dropout values: give both one value per level"
+            )
         for level, (before, width, p) in enumerate(zip([in_channels, *widths[:-1]], widths, dropout, strict=True)):
             self.levels.append(
                 nn.Sequential(
@@ -119,10 +123,6 @@ class UNet(Network):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        if len(widths) != len(dropout):
-            raise UserError(
-                f"UNet has {len(widths)} widths and {len(dropout)} dropout values: give both one value per level"
-            )
         self.stride = 2 ** (len(widths) - 1)
         self.encoder = Encoder(in_channels, spatial_dims, widths, dropout, norm)
         self.decoder = Decoder(spatial_dims, widths, norm, upsample)

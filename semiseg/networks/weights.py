@@ -61,6 +61,11 @@ def load_weights(network: nn.Module, path: str | None) -> WeightsReport | None:
             problems[key] = f"{key} is unexpected"
         elif found[key].shape != wanted[key].shape:
             problems[key] = f"{key} is {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
+    shared: dict[tuple[int, tuple[int, ...]], str] = {}
+    for key, value in wanted.items():
+        twin = shared.setdefault((value.data_ptr(), tuple(value.shape)), key)
+        if value.numel() and twin in found and key in found and not torch.equal(found[key], found[twin]):
+            problems[key] = f"{key} and {twin} differ in the file but are one here"
     if misfits := [text for key, text in problems.items() if not key.startswith(HEAD)]:
         raise UserError(
             f"weights {path} are of another architecture: {_first(misfits)}; "

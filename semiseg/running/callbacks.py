@@ -147,13 +147,18 @@ class StepPanels(Callback):
         images, title = seen.pop("image"), f"step {trainer.global_step}"
 
         def shown(value: torch.Tensor) -> np.ndarray:
-            return preprocessing.picture(value) if value.ndim == images.ndim - 1 else value.numpy()
+            return preprocessing.picture(value) if value.ndim == images.ndim - 1 else _array(value)
 
         panels = [
             step_panel(shown(image), {name: shown(values[i]) for name, values in seen.items()}, title)
             for i, image in enumerate(images)
         ]
         show(trainer, contact_sheet(panels, 1), self.folder.figures, "pseudo-labels")
+
+
+def _array(value: torch.Tensor) -> np.ndarray:
+    """A tensor as an array, which knows no bfloat16."""
+    return (value.float() if value.is_floating_point() else value).numpy()
 
 
 def panel(

@@ -65,7 +65,7 @@ def test_an_image_always_gets_the_same_mask() -> None:
 def test_the_mean_is_over_noises() -> None:
     image = torch.randn(1, 1, 8, 8)
     sampler = MaskSampler(pathway, 3, samples=4)
-    drawn = sampler.draw(image)
+    drawn = list(sampler.draw(image))
     assert len(drawn) == 4
     assert not torch.equal(drawn[0], drawn[1])
     assert torch.allclose(sampler(image).exp(), torch.stack(drawn).mean(0))
@@ -88,9 +88,39 @@ def test_denoising_steps_lead_from_the_start_to_the_mask() -> None:
         assert noise.std().item() == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.parametrize("steps", [10, 1000])
+@pytest.mark.parametrize("start", [0.25, 1.0])
+def test_the_noise_is_that_of_its_time(steps: int, start: float) -> None:
+    seen = []
+    MaskSampler(lambda image, x, t: seen.append((x, t)) or x, 2, steps=steps, start=start)(torch.zeros(1, 1, 64, 64))
+    ((x, t),) = seen
+    assert t.tolist() == [round(start * (steps - 1))]
+    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, steps))[int(t)]
+    assert x.std().item() == pytest.approx(np.sqrt(1 - kept), rel=0.05)
+
+
+def test_no_pass_is_made_twice() -> None:
+    seen = []
+    MaskSampler(lambda image, x, t: seen.append(int(t)) or x, 2, start=0.0, denoising_steps=5)(torch.zeros(1, 1, 8, 8))
+    assert seen == [0]
+    MaskSampler(lambda image, x, t: seen.append(int(t)) or x, 2, 5, 1.0, denoising_steps=9)(torch.zeros(1, 1, 8, 8))
+    assert seen[1:] == [4, 3, 2, 1]
+
+
+def test_half_precision_leaves_the_schedule_as_it_is() -> None:
+    diffusion, image = Diffusion(), torch.randn(2, 1, 8, 8, dtype=torch.bfloat16)
+    assert diffusion.noised(image, image, torch.tensor([3, 999])).dtype == torch.bfloat16
+    assert np.allclose(diffusion.cumulative.numpy(), KEPT, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"start": 2.0}, "start"), ({"samples": 0}, "num_samples"), ({"denoising_steps": 0}, "denoising_steps")],
+    [
+        ({"start": 2.0}, "start"),
+        ({"samples": 0}, "num_samples"),
+        ({"denoising_steps": 0}, "denoising_steps"),
+        ({"steps": 0}, "diffusion_steps"),
+    ],
 )
 def test_numbers_that_cannot_be(options: dict, says: str) -> None:
     with pytest.raises(UserError, match=says):

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from semiseg.components.diffusion import Diffusion
+from semiseg.errors import UserError
 from semiseg.losses import entropy, probabilities
 from semiseg.methods.base import NetworkFactory, PretrainingMethod
 from semiseg.networks.denoiser import Denoiser
@@ -23,7 +25,8 @@ class DiffusionPretrain(PretrainingMethod):
     Nothing in the loss makes the mask a segmentation: it is a code of K channels that helps to find the image again.
     `collapse/...` in the log tells what becomes of it: the mean probability of each class (`share`), the entropy of the
     pixels (0 sure, 1 not), and the error with the masks of other images over that with the own (`shuffled`, 1: the
-    mask tells nothing). Channels need not be the classes in their order; stage 2 has labels.
+    mask tells nothing; of a batch of one, with its own mirrored). Channels need not be the classes in their order;
+    stage 2 has labels.
 
     Deviation: the error is weighted by A_t', which bounds its gradient. The paper's is up to 25 000 times larger at the
     last times than at the first and then drowns the others (`weighting: paper`). The authors' code departs further: a
@@ -34,6 +37,9 @@ class DiffusionPretrain(PretrainingMethod):
         diffusion_steps: number of times T.
         weighting: of the squared error over the times: `balanced` by A_t', or `paper`, all alike.
         **kwargs: as `Method`.
+
+    Raises:
+        UserError: the network has no image pathway.
     """
 
     network: Denoiser
@@ -46,6 +52,8 @@ class DiffusionPretrain(PretrainingMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(network=network, **kwargs)
+        if getattr(self.network, "image_pathway", None) is None:
+            raise UserError("--model.network: the pretraining needs a Denoiser with its image pathway; leave it out")
         self.diffusion = Diffusion(diffusion_steps)
         self.weighting = weighting
         self.seen: dict[str, Tensor] = {}
@@ -60,7 +68,7 @@ class DiffusionPretrain(PretrainingMethod):
         loss = self.errors(image, found, s).mean()
         self.log("train/loss", loss)
         self.seen = {"image": image, "mask": mask.argmax(1), "found again": found.detach()}
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.watch(image, start, mask.detach(), s, float(loss.detach()))
         return loss
 
@@ -74,6 +82,10 @@ class DiffusionPretrain(PretrainingMethod):
         """Log whether the mask is one class everywhere, undecided everywhere, or of no use."""
         self.log("collapse/entropy", entropy(mask).mean())
         self.log_dict({f"collapse/share_{k}": share for k, share in enumerate(mask.mean((0, *range(2, mask.ndim))))})
-        if len(image) > 1:
-            other = self.diffusion.clean(start, self.network.noise(start, mask.roll(1, 0), s), s)
-            self.log("collapse/shuffled", self.errors(image, other, s).mean() / max(loss, 1e-12))
+        wrong = mask.roll(1, 0) if len(image) > 1 else mask.flip(-1)
+        pathway: Any = self.network.image_pathway
+        untouched = {
+            name: buffer.clone() for name, buffer in pathway.named_buffers()
+        }  # running statistics: just a look
+        found = self.diffusion.clean(start, functional_call(pathway, untouched, (start, wrong, s)), s)
+        self.log("collapse/shuffled", self.errors(image, found, s).mean() / max(loss, 1e-12))

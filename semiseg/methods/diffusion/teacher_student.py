@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from semiseg import losses
 from semiseg.components.branches import another
 from semiseg.components.diffusion import Diffusion, MaskSampler
-from semiseg.errors import check_number
+from semiseg.errors import UserError, check_number
 from semiseg.evaluation.cases import CaseTable
 from semiseg.losses import probabilities
 from semiseg.methods.base import NetworkFactory
@@ -38,7 +38,10 @@ class DiffusionTeacherStudent(SemiSupervisedMethod):
 
     Not said by the paper, and chosen here: each round noises the given image, not the one found before; what was found
     is clamped to the image's own range before it is segmented (at late times it is amplified 150 times); its error
-    is weighted by A_t, see `DiffusionPretrain`. The authors' code of this part was never published.
+    is weighted by A_t, see `DiffusionPretrain`; labeled and unlabeled images go through the rounds together. The
+    supervised loss is the one of all methods (paper's text: cross-entropy). The authors' code of this part was never
+    published. The running statistics of a `shared` teacher's batch normalisation are of mask and image passes alike:
+    `score: teacher` is the worse for it.
 
     Args:
         network: a `Denoiser`: the teacher's.
@@ -48,11 +51,14 @@ class DiffusionTeacherStudent(SemiSupervisedMethod):
         diffusion_steps: number of times T.
         start: time of the noise that is segmented from at inference, as a share of T, or `validation`: at each
             validation of a `fit` the best of 0, 0.25, 0.5, 0.75 and 1 there, which the checkpoint keeps. `val/dice` is
-            then the best one's, and the others' are logged beside it.
+            then the best one's, and the others' are logged beside it; a validation costs five.
         num_samples: number of noises whose predictions are averaged at inference.
         denoising_steps: passes of each, see `MaskSampler`.
         score: the network that validation, test and predict use.
         **kwargs: as `SemiSupervisedMethod`.
+
+    Raises:
+        UserError: a number is out of its range, rounds without an image pathway, or truncated ones with 16-mixed.
     """
 
     network: Denoiser
@@ -71,6 +77,8 @@ class DiffusionTeacherStudent(SemiSupervisedMethod):
     ) -> None:
         super().__init__(network=network, **kwargs)
         check_number("--model.rounds", rounds, 0)
+        if rounds and getattr(self.network, "image_pathway", True) is None:
+            raise UserError("--model.network.image_pathway false: rounds need it; leave it out, or --model.rounds 0")
         self.student = another(self.make_network, "first", image_pathway=False)
         self.rounds = rounds
         self.truncate = truncate
@@ -144,6 +152,21 @@ class DiffusionTeacherStudent(SemiSupervisedMethod):
             self.rounds_seen.append((s[-1], found[-1].detach().clone(), mask[-1].argmax(0)))
         self.log_dict(logged)
         return loss
+
+    def setup(self, stage: str) -> None:
+        """As any method; refuse a precision whose scaled gradients truncated rounds would miss."""
+        super().setup(stage)
+        if self.truncate and self.trainer.precision == "16-mixed":
+            raise UserError(
+                "--trainer.precision 16-mixed scales the loss, but truncated rounds take their gradients before; use "
+                "bf16-mixed, or --model.truncate false"
+            )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A time that is given goes before the one that was found."""
+        super().on_load_checkpoint(checkpoint)
+        if not self.search_start:
+            checkpoint["state_dict"]["sampler.start"] = self.sampler.start.clone()
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Figures of the rounds, of the training and of what inference depends on."""

@@ -15,7 +15,7 @@ from semiseg.evaluation.panels import contact_sheet, show, step_panel
 from semiseg.evaluation.plots import figure, pixels
 
 SAMPLES = (1, 2, 5, 10)  # numbers of noises that are compared
-CASES = 8  # validation cases of that comparison, at most
+CASES = {2: 8, 3: 1}  # validation images or volumes of that comparison, at most
 STAGES = 8  # pseudo-labels shown, at most
 
 
@@ -25,7 +25,8 @@ class WatchTeaching(Callback):
     `rounds.png`: an unlabeled image of the last step, the teacher's mask of it, and of each round the image that was
     found from noise of the time t and the mask of that. `training.png`: one unlabeled image with the decisions of
     teacher and student, from fixed noise, over the training. `inference.png`: validation Dice with noise of each time,
-    over the training, and, at its end, with the mean over 1 to 10 noises: eight cases, the last network.
+    over the training, and, at its end, with the mean over 1 to 10 noises: eight images or a volume, last network. Of
+    volumes the middle slice along the last axis is shown.
     """
 
     def __init__(self) -> None:
@@ -53,19 +54,22 @@ class WatchTeaching(Callback):
         panel = step_panel(picture(image), maps, f"step {trainer.global_step}")
         show(trainer, panel, self._folder(trainer), "rounds")
 
-        self.image = image.cpu() if self.image is None else self.image
+        self.image = image.cpu().clone() if self.image is None else self.image  # not the batch behind it
         given = self.image[None].to(pl_module.device)
         with trainer.precision_plugin.forward_context():
             decisions = {name: maps[0].to("cpu", torch.uint8) for name, maps in pl_module.decide(given).items()}
-        self.stages.append({"step": trainer.global_step, **decisions})
+        if len(self.stages) == 2 * STAGES:
+            self.stages = self.stages[::2]  # a checkpoint must not grow with the number of validations
+        stage = {name: _middle(classes, 2).clone() for name, classes in decisions.items()}
+        self.stages.append({"step": trainer.global_step, **stage})
         self._draw_stages(trainer, picture)
         dice = {f"{start:g}": table.summary()["dice"] for start, table in pl_module.tables.items()}
         self.starts.append({"step": trainer.global_step, **dice})
         self._draw_inference(trainer, {})
 
     @rank_zero_only
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Compare numbers of noises."""
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Compare numbers of noises, when all checkpoints are written."""
         if self.starts:
             self._draw_inference(trainer, self._dice_of_samples(trainer, pl_module))
 
@@ -75,7 +79,9 @@ class WatchTeaching(Callback):
         shown = [self.stages[i] for i in sorted(set(np.linspace(0, count - 1, STAGES).round().astype(int)))]
         panels = [
             step_panel(
-                picture(self.image), {f"step {stage['step']}": stage[name].numpy().astype(int) for stage in shown}, name
+                _middle(picture(self.image), 3),
+                {f"step {stage['step']}": stage[name].numpy().astype(int) for stage in shown},
+                name,
             )
             for name in ("teacher", "student")
         ]
@@ -99,7 +105,7 @@ class WatchTeaching(Callback):
         own, names = pl_module.sampler.samples, pl_module.preprocessing.class_names
         dice: dict[int, list[float]] = {count: [] for count in SAMPLES}
         pl_module.eval()
-        for batch in data.evaluation_loader(data.part("validation")[:CASES]):
+        for batch in data.evaluation_loader(data.part("validation")[: CASES[pl_module.spatial_dims]]):
             batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
             for pl_module.sampler.samples in SAMPLES:
                 with trainer.precision_plugin.forward_context():
@@ -113,3 +119,8 @@ class WatchTeaching(Callback):
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(trainer.default_root_dir) / "figures"
+
+
+def _middle(values: Any, ndim: int) -> Any:
+    """The middle slice of what has one axis more than `ndim`."""
+    return values if values.ndim == ndim else values[..., values.shape[-1] // 2]
