@@ -150,7 +150,7 @@ class SegmentationMethod(Method):
         self.supervised_loss = {"dice_ce": losses.dice_ce, "dice": losses.soft_dice, "ce": losses.cross_entropy}[loss]
         self.hd95_medpy = hd95_medpy
         self.search_threshold = threshold == "validation"
-        self.threshold = 0.5
+        self.decision_threshold = 0.5
         self.cases = CaseTable()
 
     @property
@@ -182,8 +182,8 @@ class SegmentationMethod(Method):
 
     def class_maps(self, batch: dict[str, Any]) -> list[Tensor]:
         """Predicted classes (*S) of the cases of an evaluation batch, each at the size of its target."""
-        if self.threshold != 0.5:
-            return [(probability > self.threshold).long() for probability in self._foreground(batch)]
+        if self.decision_threshold != 0.5:
+            return [(probability > self.decision_threshold).long() for probability in self._foreground(batch)]
         return [logits.argmax(0) for logits in self._logits(batch)]
 
     def _logits(self, batch: dict[str, Any]) -> Iterator[Tensor]:
@@ -200,7 +200,7 @@ class SegmentationMethod(Method):
         if self.search_threshold:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             batches = (self.transfer_batch_to_device(b, self.device, 0) for b in data.val_dataloader())
-            self.threshold = best_threshold(
+            self.decision_threshold = best_threshold(
                 pair for batch in batches for pair in zip(self._foreground(batch), batch["target"], strict=True)
             )
 

@@ -40,7 +40,7 @@ class WriteResults(Callback):
         """Write, print and draw."""
         table: CaseTable = pl_module.cases  # type: ignore[assignment]
         table.write_csv(self.folder.path / f"{self.name}.csv")
-        summary = {**table.summary(), "threshold": pl_module.threshold}
+        summary = {**table.summary(), "threshold": pl_module.decision_threshold}
         tests = {**self.folder.status.get("test", {}), self.key: summary}
         self.folder.update_status(test=tests)
         table.print_table(Console(width=110))

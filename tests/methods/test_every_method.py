@@ -56,6 +56,8 @@ def test_fit_test_and_predict(method: Path, data: str, fit, tmp_path: Path) -> N
         logits = loaded(image)
         assert logits.shape == (1, int(classes), *grid)
         assert torch.equal(logits, loaded(image)), "something is random at inference"
+        (classified,) = loaded.class_maps({"image": image, "target": [torch.zeros(grid)]})
+        assert torch.equal(classified, logits[0].argmax(0)), "a class is not that of the highest score"
 
     assert main(["predict", str(checkpoint), str(root / "images"), "--output", str(out), "--device", "cpu"]) == 0
     assert {path.name for path in out.iterdir()} == {path.name for path in (root / "images").iterdir()}

@@ -246,7 +246,7 @@ def test_unimatch(dims, classes, monkeypatch):
     module = "semiseg.methods.pseudo_label.unimatch"
     monkeypatch.setattr(f"{module}.strong_view", lambda image: image * 2)
     monkeypatch.setattr(f"{module}.cutmix_boxes", lambda image: boxes)
-    method, batch = built("UniMatch", dims, classes, threshold=0.5), drawn(dims, classes, size=3)
+    method, batch = built("UniMatch", dims, classes, confidence=0.5), drawn(dims, classes, size=3)
     method.drop_channels = Scale(0.5)
     images = torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]])
     p = softmax(method.network(images))[3:]
@@ -408,7 +408,7 @@ TRAINED_WITHOUT_LABELS = {
     "BCP": {"network.encoder", "network.decoder", "network.head"},
     "ADVENT": {"network.encoder", "network.decoder", "network.head", "discriminator"},
 }
-OPTIONS = {"DTC": {"steepness": 5.0, "distance_weight": 0.0}, "UniMatch": {"threshold": 0.3}}
+OPTIONS = {"DTC": {"steepness": 5.0, "distance_weight": 0.0}, "UniMatch": {"confidence": 0.3}}
 
 
 @pytest.mark.parametrize("name", TRAINED_WITHOUT_LABELS)
@@ -511,7 +511,7 @@ def test_earlier_weights_go_to_all_or_to_the_first(name, module, tmp_path):
         ("MeanTeacher", {"start": -0.1}),
         ("ICT", {"alpha": 0.0}),
         ("MCNet", {"temperature": 0.0}),
-        ("UniMatch", {"threshold": 95.0}),
+        ("UniMatch", {"confidence": 95.0}),
         ("BCP", {"box_share": 2.0}),
         ("BCP", {"pretraining": 2.0}),
         ("ADVENT", {"discriminator_lr": -1.0}),

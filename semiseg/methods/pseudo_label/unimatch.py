@@ -24,15 +24,15 @@ class UniMatch(SemiSupervisedMethod):
     batch of one image there is nothing to mix.
 
     Args:
-        threshold: confidence below which a pixel is ignored (authors: 0.95).
+        confidence: of a decision below which a pixel is ignored (authors: 0.95).
         view_weights: of the two strong views together and of the feature view (authors: 0.5 and 0.5).
         **kwargs: as `SemiSupervisedMethod`.
     """
 
-    def __init__(self, threshold: float = 0.95, view_weights: tuple[float, float] = (0.5, 0.5), **kwargs: Any) -> None:
+    def __init__(self, confidence: float = 0.95, view_weights: tuple[float, float] = (0.5, 0.5), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_number("--model.threshold", threshold, 0, 1)
-        self.threshold = threshold
+        check_number("--model.confidence", confidence, 0, 1)
+        self.confidence = confidence
         self.view_weights = view_weights
         self.drop_channels = {2: nn.Dropout2d, 3: nn.Dropout3d}[self.spatial_dims](0.5)
 
@@ -46,7 +46,7 @@ class UniMatch(SemiSupervisedMethod):
 
         (logits, *_), (weak_logits, *features) = self.on_both(decoded_and_encoded, labeled["image"], image)
         confidence, decision = probabilities(weak_logits).detach().max(1)
-        label = torch.where(confidence >= self.threshold, decision, -1)
+        label = torch.where(confidence >= self.confidence, decision, -1)
         dropped = self.network.decode([self.drop_channels(level) for level in features])
 
         views, labels = [], []
