@@ -456,13 +456,15 @@ def test_without_weight_it_is_supervised_learning_step_by_step(name):
         torch.testing.assert_close(weight, expected, msg=key)
 
 
-def test_the_teacher_follows_each_optimiser_step():
-    method = built("MeanTeacher", step=0)
-    assert not torch.equal(next(method.network.parameters()), next(method.teacher.parameters()))
+@pytest.mark.parametrize(("step", "kept"), [(0, 0.0), (9, 0.9), (60, 0.95)])
+def test_the_teacher_follows_each_optimiser_step(step, kept):
+    method = built("MeanTeacher", step=step, decay=0.95)
+    before = [weight.clone() for weight in method.teacher.network.parameters()]
     optimizer = torch.optim.SGD(method.network.parameters(), lr=0.1)
     method.optimizer_step(0, 0, optimizer, lambda: method.training_step(drawn(), 0).backward())
-    for weight, followed in zip(method.network.parameters(), method.teacher.network.parameters(), strict=True):
-        assert torch.equal(weight, followed), "step 0 copies the student"
+    pairs = zip(before, method.network.parameters(), method.teacher.network.parameters(), strict=True)
+    for old, weight, followed in pairs:
+        torch.testing.assert_close(followed, kept * old + (1 - kept) * weight.detach(), msg=f"step {step}")
 
 
 @pytest.mark.parametrize("name", ["MeanTeacher", "CPS", "URPC", "MCNet"])
