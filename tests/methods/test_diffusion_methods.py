@@ -389,6 +389,8 @@ def test_the_time_of_the_noise_is_found_on_validation(dims, monkeypatch):
     assert method.logged["val/dice"] == pytest.approx(method.logged["start/0.75"])
     assert method.logged["start/0.75"] > method.logged["start/0.5"]
     assert method.state_dict()["sampler.start"] == 0.75
+    method.on_validation_epoch_start()
+    assert torch.equal(method.validation_step(batch, 0)[0], best[0].argmax(0)), "nor is it the last of those tried"
     method._trainer.state.fn = "test"
     method.on_validation_epoch_start()
     assert list(method.tables) == [0.75], "nothing is searched outside of fit"
