@@ -128,6 +128,21 @@ def test_what_becomes_of_the_mask_is_watched():
     assert method.logged["collapse/share_2"] == pytest.approx(1)
     assert method.logged["collapse/entropy"] == pytest.approx(0, abs=1e-4)
     assert method.logged["collapse/shuffled"] == pytest.approx(1, abs=1e-3), "such a mask tells nothing"
+    assert method.logged["collapse/brightness"] == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_mask_that_copies_the_image_is_told_from_one_that_does_not(dims):
+    method = built(DiffusionPretrain, dims)
+    image = torch.randn(2, 1, *SIZES[dims])
+    other = torch.rand(2, 3, *SIZES[dims])
+    for mask in (torch.cat([image, -image, other[:, :1]], dim=1), other):
+        method.watch(image, torch.randn_like(image), mask, torch.tensor([1, 500]), 1.0)
+        found = [
+            max(abs(np.corrcoef(i.flatten().numpy(), k.flatten().numpy())[0, 1]) for k in m)
+            for i, m in zip(image, mask, strict=True)
+        ]
+        assert method.logged["collapse/brightness"].item() == pytest.approx(np.mean(found), rel=1e-4)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from semiseg.components.diffusion import Diffusion
 from semiseg.errors import UserError
@@ -24,9 +25,10 @@ class DiffusionPretrain(PretrainingMethod):
 
     Nothing in the loss makes the mask a segmentation: it is a code of K channels that helps to find the image again.
     `collapse/...` in the log tells what becomes of it: the mean probability of each class (`share`), the entropy of the
-    pixels (0 sure, 1 not), and the error with the masks of other images over that with the own (`shuffled`, 1: the
-    mask tells nothing; of a batch of one, with its own mirrored). Channels need not be the classes in their order;
-    stage 2 has labels.
+    pixels (0 sure, 1 not), the error with the masks of other images over that with the own (`shuffled`, 1: the mask
+    tells nothing; of a batch of one, with its own mirrored), and the largest correlation of a class with the image's
+    brightness (`brightness`, 1: the mask is a copy of the image; the glands of GlaS have 0.38). Channels need not be
+    the classes in their order; stage 2 has labels.
 
     Deviation: the error is weighted by A_t', which bounds its gradient. The paper's is up to 25 000 times larger at the
     last times than at the first and then drowns the others (`weighting: paper`). The authors' code departs further: a
@@ -79,9 +81,12 @@ class DiffusionPretrain(PretrainingMethod):
 
     @torch.no_grad()
     def watch(self, image: Tensor, start: Tensor, mask: Tensor, s: Tensor, loss: float) -> None:
-        """Log whether the mask is one class everywhere, undecided everywhere, or of no use."""
+        """Log whether the mask is one class everywhere, undecided everywhere, of no use, or a copy of the image."""
         self.log("collapse/entropy", entropy(mask).mean())
         self.log_dict({f"collapse/share_{k}": share for k, share in enumerate(mask.mean((0, *range(2, mask.ndim))))})
+        pixels = image.mean(1, keepdim=True).flatten(2), mask.flatten(2)
+        gray, classes = (values - values.mean(2, keepdim=True) for values in pixels)
+        self.log("collapse/brightness", F.cosine_similarity(gray, classes, dim=2).abs().amax(1).mean())
         wrong = mask.roll(1, 0) if len(image) > 1 else mask.flip(-1)
         pathway: Any = self.network.image_pathway
         untouched = {
