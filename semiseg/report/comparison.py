@@ -158,7 +158,7 @@ Key = tuple[str, str, str]
 
 def _protocols(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, dict[Key, list[Result]]]]:
     """Protocols with what defines them, and the results under each; `last` checkpoints are left to `_cell`."""
-    results = [Result(run, key) for run in runs for key in run.status["test"] if key.startswith("best-")]
+    results = [Result(run, key) for run in runs for key in run.tables]
     variants: dict[Any, dict[str, Counter[Any]]] = defaultdict(lambda: defaultdict(Counter))
     for result in results:
         if not result.run.is_control:

@@ -18,7 +18,7 @@ import yaml
 from semiseg.errors import UserError
 from semiseg.evaluation.cases import CaseTable
 from semiseg.running.folder import RunFolder
-from semiseg.running.results import cases_name
+from semiseg.running.results import cases_name, is_result
 
 PER_CASE = ("dice", "jaccard", "hd95", "asd")
 
@@ -111,7 +111,7 @@ class Run:
     @cached_property
     def tables(self) -> dict[str, CaseTable]:
         """The table of cases of each test of the best checkpoint, by the key of the test."""
-        keys = [key for key in self.status["test"] if key.startswith("best-")]
+        keys = [key for key in self.status["test"] if is_result(key)]
         return {key: CaseTable.read_csv(self.path / f"{cases_name(key)}.csv") for key in keys}
 
     def picture(self, key: str) -> Path:

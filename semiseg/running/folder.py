@@ -105,17 +105,20 @@ class RunFolder:
         Raises:
             UserError: an option that changes what the run computes has another value than at the first start.
         """
-        if self.config.exists() and self._begun:  # else there is nothing to go on with
-            before, now = (_bound(yaml.safe_load(t)) for t in (self.config.read_text(encoding="utf-8"), text))
-            changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-            if changed:
-                key = changed[0]
-                raise UserError(
-                    f"run folder {self.path} holds a run with {key} {before.get(key)}, not {now.get(key)}"
-                    f"{f' (and {len(changed) - 1} more differences)' if changed[1:] else ''}; use the same options to "
-                    "go on with it, --experiment NAME for a new one, or delete the folder"
-                )
+        if self.config.exists() and self._begun and (changed := self.changed(text)):
+            key, (before, now) = next(iter(changed.items()))
+            raise UserError(
+                f"run folder {self.path} holds a run with {key} {before}, not {now}"
+                f"{f' (and {len(changed) - 1} more differences)' if len(changed) > 1 else ''}; use the same options to "
+                "go on with it, --experiment NAME for a new one, or delete the folder"
+            )
         self._write(self.config, text)
+
+    def changed(self, text: str) -> dict[str, tuple[Any, Any]]:
+        """Options that change what a run computes and differ from the run's: what it has, and what a config says."""
+        before, now = (_bound(yaml.safe_load(t)) for t in (self.config.read_text(encoding="utf-8"), text))
+        keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        return {key: (before.get(key), now.get(key)) for key in keys}
 
     @property
     def _begun(self) -> bool:
@@ -128,16 +131,22 @@ class RunFolder:
         Raises:
             UserError: the data changed since.
         """
-        if (
-            self.split.exists()
-            and self._begun
-            and (old := json.loads(self.split.read_text(encoding="utf-8"))["hash"]) != json.loads(text)["hash"]
-        ):
-            raise UserError(
-                f"{self.split}: the split was {old} and is {json.loads(text)['hash']} now: cases were added or removed "
-                "since the run began; restore them, or use --experiment NAME for a new run"
-            )
+        if self._begun:  # else there is nothing to go on with
+            self.check_split(text, "restore them, or use --experiment NAME for a new run")
         self._write(self.split, text)
+
+    def check_split(self, text: str, advice: str) -> None:
+        """Check that the data give the split that the run was trained on.
+
+        Raises:
+            UserError: they do not, which ends with the advice.
+        """
+        now = json.loads(text)["hash"]
+        if self.split.exists() and (old := json.loads(self.split.read_text(encoding="utf-8"))["hash"]) != now:
+            raise UserError(
+                f"{self.split}: the split was {old} and is {now} now: cases were added or removed since the run began, "
+                f"or an option changes the split; {advice}"
+            )
 
     @staticmethod
     def _write(path: Path, text: str) -> None:

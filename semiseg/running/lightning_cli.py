@@ -32,10 +32,13 @@ from semiseg.running.checkpoints import AtomicCheckpointIO, KeepBestAndLast, loa
 from semiseg.running.configs import arguments_of, config_folder, find_configs, weights_of
 from semiseg.running.folder import RunFolder, provenance
 from semiseg.running.loggers import MetricsCSV, finish_wandb, wandb_logger
-from semiseg.running.results import WriteResults
+from semiseg.running.results import WriteResults, key_of
 
 # Options of Lightning's trainer that would end or repeat the one long epoch of a run before its budget.
 _OTHER_BUDGETS = ("max_epochs", "limit_train_batches", "overfit_batches", "fast_dev_run")
+
+# Options that each test may have of its own: the resolution is part of its name, the weights are the checkpoint's.
+_OF_A_TEST = ("data.evaluation", "model.network.weights")
 
 
 def run_lightning(args: list[str]) -> None:
@@ -84,6 +87,7 @@ class SemisegCLI(LightningCLI):
         self.given_run = run
         self.checkpoint = checkpoint
         self.last_step: int | None = None  # that a run goes on from
+        self.changed: dict[str, Any] = {}  # options of a test that are not the run's
         with contextlib.ExitStack() as self.at_exit:
             self.at_exit.push(lambda failure, *_: finish_wandb(failure is not None))
             super().__init__(**kwargs)
@@ -155,7 +159,8 @@ class SemisegCLI(LightningCLI):
             kwargs.update(devices=1, num_nodes=1, strategy="auto")  # so that every case is scored exactly once
             if self.subcommand == "test":
                 searched = getattr(self.model, "search_threshold", False)
-                own += [WriteResults(self.folder, self.checkpoint, self.datamodule.evaluation, searched)]
+                key = key_of(self.checkpoint, self.datamodule.evaluation, searched, self.changed)
+                own += [WriteResults(self.folder, key)]
         try:
             return super().instantiate_trainer(
                 **kwargs,
@@ -179,6 +184,12 @@ class SemisegCLI(LightningCLI):
         self.names["name"] = f"{method}-fold-{data.fold}-seed-{config.seed_everything}"
         if self.given_run is not None:
             self.folder = RunFolder(self.given_run)
+            advice = (
+                "score it with the data and split it was trained on, or apply it to other images by semiseg predict"
+            )
+            self.folder.check_split(data.split_text(), advice)
+            changed = self.folder.changed(self.config_text)
+            self.changed = {name: value for name, (_, value) in changed.items() if name not in _OF_A_TEST}
             return
         parts = (config.experiment, data.dataset_name, method, f"labeled-{labeled}")
         folder = RunFolder(Path(config.runs_dir, *parts, f"fold-{data.fold}-seed-{config.seed_everything}"))
@@ -229,8 +240,8 @@ class SemisegCLI(LightningCLI):
         return f"next: semiseg test --run {self.folder.path}"
 
     def _loggers(self) -> list[Logger]:
-        """W&B, unless it is disabled."""
-        if self.subcommand == "validate" or _rank() != 0:
+        """W&B, unless it is disabled, or the scores are not the run's own."""
+        if self.subcommand == "validate" or _rank() != 0 or self.changed:
             return []
         run_id = str(self.folder.status.get("wandb_id", uuid.uuid4().hex[:8]))
         logger = wandb_logger(self.folder.path, run_id, self.names["group"], self.names["method"], self.names["name"])

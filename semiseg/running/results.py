@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,9 +17,28 @@ from semiseg.running.callbacks import panel
 from semiseg.running.folder import RunFolder
 
 
+def key_of(checkpoint: str, evaluation: str, searched: bool, changed: Mapping[str, Any]) -> str:
+    """Name of a test: `best-native`; `last-network-threshold`; `best-native+model.num_samples=10`.
+
+    Args:
+        checkpoint: `best` or `last`, which is tested.
+        evaluation: `native` or `network`, the resolution of the scores.
+        searched: the threshold is searched on validation.
+        changed: options that differ from the run's own.
+    """
+    options = (f"+{name}={re.sub(r'[^A-Za-z0-9.]+', '_', str(value))}" for name, value in changed.items())
+    return "-".join([checkpoint, evaluation, *["threshold"] * searched]) + "".join(options)
+
+
+def is_result(key: str) -> bool:
+    """Whether a test is one of the run as it is, by its best checkpoint."""
+    return key.startswith("best-") and "+" not in key
+
+
 def cases_name(key: str) -> str:
     """Name of the table of cases of a test, `best-native` being `cases`, `last-network` `cases-last-network`."""
-    return "-".join(["cases", *(part for part in key.split("-") if part not in ("best", "native"))])
+    key, plus, options = key.partition("+")
+    return "-".join(["cases", *(part for part in key.split("-") if part not in ("best", "native"))]) + plus + options
 
 
 class WriteResults(Callback):
@@ -25,14 +46,12 @@ class WriteResults(Callback):
 
     Args:
         folder: the run's folder.
-        checkpoint: `best` or `last`, which is tested.
-        evaluation: `native` or `network`, the resolution of the scores.
-        searched: the threshold is searched on validation.
+        key: of the test, see `key_of`.
     """
 
-    def __init__(self, folder: RunFolder, checkpoint: str, evaluation: str, searched: bool = False) -> None:
+    def __init__(self, folder: RunFolder, key: str) -> None:
         self.folder = folder
-        self.key = f"{checkpoint}-{evaluation}" + searched * "-threshold"
+        self.key = key
         self.name = cases_name(self.key)
 
     @rank_zero_only
@@ -45,6 +64,8 @@ class WriteResults(Callback):
         self.folder.update_status(test=tests)
         table.print_table(Console(width=110))
         print(f"{summary['num_cases']} cases, {summary['num_empty']} empty masks -> {self.folder.path}/{self.name}.csv")
+        if "+" in self.key:
+            print("the options are not those of the run: no report takes these scores")
         self._draw(trainer, pl_module, dict(table.best_median_worst()))
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule, notes: dict[str, str]) -> None:

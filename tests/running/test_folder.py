@@ -12,6 +12,7 @@ from kills import CONTEXT
 
 from semiseg.cli import main
 from semiseg.methods import Supervised
+from semiseg.report.runs import read_runs
 from semiseg.running.folder import RunFolder
 
 
@@ -128,3 +129,30 @@ def test_a_checkpoint_is_bound_to_its_number_of_processes(tiny, run, monkeypatch
     torch.save(content, last)
     assert main(tiny) == 2
     assert "--trainer.devices 2" in capsys.readouterr().err
+
+
+def test_a_test_with_other_options_is_kept_apart_and_one_of_another_split_is_refused(tiny, run, capsys):
+    assert main(tiny) == 0
+    test = ["test", "--run", str(run)]
+    assert main(test) == 0
+    tests, cases = status(run)["test"], (run / "cases.csv").read_text()
+    (found,) = read_runs(Path("runs"))[0]
+    assert list(found.tables) == ["best-native"]
+    capsys.readouterr()
+
+    assert main([*test, "--trainer.precision", "bf16-mixed", "--data.num_workers", "0"]) == 0
+    assert "no report takes these scores" in capsys.readouterr().out
+    assert status(run)["test"].keys() == {"best-native", "best-native+trainer.precision=bf16_mixed"}
+    assert status(run)["test"]["best-native"] == tests["best-native"]
+    assert (run / "cases.csv").read_text() == cases
+    assert (run / "cases+trainer.precision=bf16_mixed.csv").exists()
+    (found,) = read_runs(Path("runs"))[0]
+    assert list(found.tables) == ["best-native"]
+
+    for command in ("test", "validate"):
+        assert main([command, "--run", str(run), "--data.fold", "1"]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "the split was" in error
+        assert "semiseg predict" in error
+    assert (run / "cases.csv").read_text() == cases, "images that it was trained on are no test"
