@@ -6,6 +6,7 @@ from typing import Any
 
 from monai.networks.layers.factories import Conv
 
+from semiseg.errors import UserError
 from semiseg.methods.supervised import Supervised
 
 
@@ -20,13 +21,19 @@ class LinearProbe(Supervised):
 
     Args:
         **kwargs: as `SegmentationMethod`.
+
+    Raises:
+        UserError: the network has no last layer of its own, as `Denoiser`.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         dims, classes = self.hparams["spatial_dims"], self.hparams["num_classes"]
         self.network.requires_grad_(False)
-        self.network.head = Conv[Conv.CONV, dims](self.network.width, classes, 1)
+        self.network.head = probe = Conv[Conv.CONV, dims](self.network.width, classes, 1)
+        if self.network.head is not probe:  # it is a part of one of the network's parts
+            name = type(self.network).__name__
+            raise UserError(f"--model.network {name}: its last layer cannot be replaced, as LinearProbe does; use UNet")
         self.train()
 
     def train(self, mode: bool = True) -> LinearProbe:

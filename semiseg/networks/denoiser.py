@@ -34,11 +34,16 @@ class Pathway(nn.Module):
         self.decoder = decoder
         self.head = head
 
-    def forward(self, image: Tensor, mask: Tensor, t: Tensor) -> Tensor:
-        """Output (B, N, *S) for image (B, C, *S), mask (B, K, *S) and time (B,)."""
+    def encode(self, image: Tensor, mask: Tensor, t: Tensor) -> list[Tensor]:
+        """The encoder's features, fine to coarse, of image (B, C, *S), mask (B, K, *S) and time (B,)."""
         embedding = self.time(get_timestep_embedding(t, EMBEDDING).to(image.dtype))
         x = self.stem(torch.cat([image, mask], dim=1)) + embedding.view(*embedding.shape, *(1,) * (image.ndim - 2))
-        output: Tensor = self.head(self.decoder(self.encoder(x)))
+        features: list[Tensor] = self.encoder(x)
+        return features
+
+    def forward(self, image: Tensor, mask: Tensor, t: Tensor) -> Tensor:
+        """Output (B, N, *S) for image (B, C, *S), mask (B, K, *S) and time (B,)."""
+        output: Tensor = self.head(self.decoder(self.encode(image, mask, t)))
         return output
 
 
@@ -48,7 +53,7 @@ class Denoiser(Network):
     The network of Ciampi et al. (2025, https://arxiv.org/abs/2504.01547, section 3.1): one U-Net with
     two heads at each end ("the teacher features two pathways"), or two networks, as in its authors' code. Time enters
     by a sinusoidal embedding of 64 channels, Linear 256, GELU, Linear to the first width, added to the first features.
-    As an ordinary network (`forward`) it segments without noise, at t = 0.
+    As an ordinary network it is its mask pathway without noise, at t = 0, so that any method can have it as backbone.
 
     Args:
         in_channels: C.
@@ -101,6 +106,16 @@ class Denoiser(Network):
         load_weights(self, weights)
 
     @property
+    def encoder(self) -> nn.Module:  # type: ignore[override]
+        """Encoder of the mask pathway."""
+        return self.mask_pathway.encoder
+
+    @property
+    def decoder(self) -> nn.Module:  # type: ignore[override]
+        """Decoder of the mask pathway."""
+        return self.mask_pathway.decoder
+
+    @property
     def head(self) -> nn.Module:  # type: ignore[override]
         """Last layer of the mask pathway."""
         return self.mask_pathway.head
@@ -126,7 +141,8 @@ class Denoiser(Network):
         used = {id(parameter) for parameter in self.mask_pathway.parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in used]
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits of images, without noise."""
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """The encoder's features of images without noise, fine to coarse."""
+        check_size(image, self.stride)
         empty = image.new_zeros(len(image), self.num_classes, *image.shape[2:])
-        return self.mask(image, empty, torch.zeros(len(image), dtype=torch.long, device=image.device))
+        return self.mask_pathway.encode(image, empty, torch.zeros(len(image), dtype=torch.long, device=image.device))

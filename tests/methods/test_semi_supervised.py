@@ -14,7 +14,7 @@ from semiseg.components.orientation import Orientation
 from semiseg.errors import UserError
 from semiseg.losses import soft_dice
 from semiseg.methods import Supervised
-from semiseg.networks import UNet
+from semiseg.networks import Denoiser, UNet
 
 SIZES = {2: (16, 24), 3: (8, 8, 16)}
 
@@ -25,8 +25,9 @@ def tiny(in_channels, num_classes, spatial_dims, **options):
 
 def built(name, dims=2, classes=3, step=60, seed=0, **options):
     torch.manual_seed(seed)
+    weight = {} if name == "Supervised" else {"weight": unit_weight}
     method = getattr(methods, name)(
-        network=tiny, in_channels=1, num_classes=classes, spatial_dims=dims, **{"weight": unit_weight, **options}
+        in_channels=1, num_classes=classes, spatial_dims=dims, **{"network": tiny, **weight, **options}
     )
     method._trainer = SimpleNamespace(global_step=step, max_steps=100)
     method.logged = {}
@@ -536,6 +537,22 @@ def test_networks_without_such_decoders_are_refused_in_one_line():
 
     with pytest.raises(UserError, match=r"--model.network.*upsample"):
         methods.MCNet(network=plain, in_channels=1)
+
+
+@pytest.mark.parametrize("name", ["Supervised", "URPC", "MCNet", "CCT", "DTC", "UniMatch", "CPS"])
+def test_a_denoiser_is_a_backbone_as_any_other(name):
+    def denoiser(in_channels, num_classes, spatial_dims, **options):
+        widths = {"widths": (4, 6, 8), "dropout": (0, 0, 0), "image_pathway": False}
+        return Denoiser(in_channels, num_classes, spatial_dims, **widths, **options)
+
+    method = built(name, network=denoiser)
+    method.training_step(drawn(), 0).backward()
+    assert all(weight.grad is not None for weight in method.network.parameters())
+
+
+def test_a_linear_probe_needs_a_last_layer_to_replace():
+    with pytest.raises(UserError, match=r"--model.network Denoiser: its last layer cannot be replaced"):
+        methods.LinearProbe(network=Denoiser, in_channels=1)
 
 
 def test_earlier_weights_that_fit_the_first_decoder_only_say_what_helps(tmp_path):

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from semiseg.errors import UserError
-from semiseg.networks import UNet, VNet
+from semiseg.networks import Denoiser, UNet, VNet
 
 NETWORKS = {
     "unet": partial(UNet, widths=(4, 6, 8), dropout=(0.1, 0.2, 0.3)),
     "unet-bilinear-deep": partial(UNet, widths=(4, 6, 8), dropout=(0.1, 0.2, 0.3), upsample="bilinear", head="deep"),
     "vnet": partial(VNet, base=2),
+    "denoiser": partial(Denoiser, widths=(4, 6, 8), dropout=(0.1, 0.2, 0.3), image_pathway=False),
 }
 
 
@@ -57,7 +58,7 @@ def test_channels_and_classes(build, channels, classes):
 def test_parts_make_the_whole(build, spatial_dims):
     network = build(1, 2, spatial_dims=spatial_dims).eval()
     image = image_for(network, 1, spatial_dims)
-    features = network.encoder(image)
+    features = network.encode(image)
     assert [f.shape[2] for f in features] == [image.shape[2] // 2**level for level in range(len(features))]
     assert features[-1].shape[-1] * network.stride == image.shape[-1]
     full = network.decoder(features)
@@ -77,18 +78,18 @@ def test_eval_is_deterministic_and_independent_of_the_batch(build):
 def test_where_dropout_acts(build):
     network = build(1, 2, spatial_dims=2, norm="instance")  # no batch statistics: dropout alone is random
     image = image_for(network, 1, 2)
-    features = network.encoder(image)
-    assert not torch.equal(network.encoder(image)[-1], features[-1])
+    features = network.encode(image)
+    assert not torch.equal(network.encode(image)[-1], features[-1])
     full = network.decoder(features)
     assert torch.equal(network.decoder(features), full)
-    head_drops = any(isinstance(layer, torch.nn.modules.dropout._DropoutNd) for layer in network.head)
-    assert head_drops == (len(network.head) > 1)
+    head_drops = any(isinstance(layer, torch.nn.modules.dropout._DropoutNd) for layer in network.head.modules())
+    assert head_drops == (len(list(network.head.modules())) > 2), "one convolution has nothing to drop"
     assert torch.equal(network.head(full), network.head(full)) != head_drops
 
 
 def test_every_skip_is_used(build):
     network = build(1, 2, spatial_dims=2).eval()
-    features = network.encoder(image_for(network, 1, 2))
+    features = network.encode(image_for(network, 1, 2))
     whole = network.decoder(features)
     for level in range(len(features)):
         without = [torch.zeros_like(f) if i == level else f for i, f in enumerate(features)]
