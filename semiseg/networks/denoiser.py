@@ -65,7 +65,8 @@ class Denoiser(Network):
         upsample: of the decoder, as `UNet`.
         shared: one U-Net for both pathways, or one for each.
         image_pathway: have the image pathway; a student, and methods that only segment, do without.
-        weights: checkpoint to start from, see `load_weights`.
+        weights: checkpoint to start from, see `load_weights`; one with both pathways also fits a network without the
+            image pathway.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Denoiser(Network):
             stem, head = ends(in_channels)
             self.image_pathway = Pathway(stem, *(parts if shared else body()), head)
         initialise(self)
-        load_weights(self, weights)
+        load_weights(self, weights, spare=() if image_pathway else ("image_pathway.",))
 
     @property
     def encoder(self) -> nn.Module:  # type: ignore[override]

@@ -26,7 +26,7 @@ class WeightsReport:
         return f"loaded {len(self.matched)} tensors{afresh}"
 
 
-def load_weights(network: nn.Module, path: str | None) -> WeightsReport | None:
+def load_weights(network: nn.Module, path: str | None, spare: tuple[str, ...] = ()) -> WeightsReport | None:
     """Load a Lightning checkpoint of this package, or a plain state_dict, into `network` and print what was loaded.
 
     A checkpoint that fits only partly would train well enough to hide the mistake, so every parameter and buffer of
@@ -37,6 +37,7 @@ def load_weights(network: nn.Module, path: str | None) -> WeightsReport | None:
     Args:
         network: network to fill, in place.
         path: file to read; None does nothing.
+        spare: beginnings of keys that the file may hold and the network does without.
 
     Returns:
         What was loaded, or None without a path.
@@ -48,6 +49,7 @@ def load_weights(network: nn.Module, path: str | None) -> WeightsReport | None:
     if path is None:
         return None
     found, wanted = _read(Path(path).expanduser()), network.state_dict()
+    found = {key: value for key, value in found.items() if not key.startswith(spare)}
     if not found.keys() & wanted.keys():
         raise UserError(
             f"weights {path}: its keys ({_first(list(found))}) are none of this network's ({_first(list(wanted))}); "

@@ -596,3 +596,15 @@ def test_weights_of_two_networks_are_not_those_of_one(tmp_path):
         tiny(1, 3, 2, weights=str(tmp_path / "two.pt"))
     torch.save(tiny(1, 3, 2).state_dict(), tmp_path / "one.pt")
     two(1, 3, 2, weights=str(tmp_path / "one.pt"))
+
+
+@pytest.mark.parametrize("network", [tiny, two])
+def test_weights_of_both_pathways_fit_a_network_of_one(network, tmp_path):
+    both = network(1, 3, 2)
+    torch.save(both.state_dict(), tmp_path / "both.pt")
+    one = network(1, 3, 2, image_pathway=False, weights=str(tmp_path / "both.pt"))
+    for key, value in one.mask_pathway.state_dict().items():
+        assert torch.equal(value, both.mask_pathway.state_dict()[key]), key
+    torch.save(one.state_dict(), tmp_path / "one.pt")
+    with pytest.raises(UserError, match=r"image_pathway\S+ is missing"):
+        network(1, 3, 2, weights=str(tmp_path / "one.pt"))
