@@ -27,8 +27,9 @@ class DiffusionPretrain(PretrainingMethod):
     `collapse/...` in the log tells what becomes of it: the mean probability of each class (`share`), the entropy of the
     pixels (0 sure, 1 not), the error with the masks of other images over that with the own (`shuffled`, 1: the mask
     tells nothing; of a batch of one, with its own mirrored), and the largest correlation of a class with the image's
-    brightness (`brightness`, 1: the mask is a copy of the image; the glands of GlaS have 0.38). Channels need not be
-    the classes in their order; stage 2 has labels.
+    brightness (`brightness`, 1: the mask is a copy of the image; the glands of GlaS have 0.38). There it becomes a
+    copy, of 0.9, for which the features of full resolution suffice. Channels need not be the classes in their order;
+    stage 2 has labels.
 
     Deviation: the error is weighted by A_t', which bounds its gradient. The paper's is up to 25 000 times larger at the
     last times than at the first and then drowns the others (`weighting: paper`). The authors' code departs further: a
