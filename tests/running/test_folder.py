@@ -131,7 +131,9 @@ def test_a_checkpoint_is_bound_to_its_number_of_processes(tiny, run, monkeypatch
     assert "--trainer.devices 2" in capsys.readouterr().err
 
 
-def test_a_test_with_other_options_is_kept_apart_and_one_of_another_split_is_refused(tiny, run, capsys):
+def test_a_test_with_other_options_is_kept_apart_and_one_of_another_split_is_refused(tiny, run, capsys, monkeypatch):
+    logged = []
+    monkeypatch.setattr("semiseg.running.lightning_cli.wandb_logger", lambda *names: logged.append(names))
     assert main(tiny) == 0
     test = ["test", "--run", str(run)]
     assert main(test) == 0
@@ -140,8 +142,10 @@ def test_a_test_with_other_options_is_kept_apart_and_one_of_another_split_is_ref
     assert list(found.tables) == ["best-native"]
     capsys.readouterr()
 
+    logged.clear()
     assert main([*test, "--trainer.precision", "bf16-mixed", "--data.num_workers", "0"]) == 0
     assert "no report takes these scores" in capsys.readouterr().out
+    assert not logged, "they are not the run's on W&B either"
     assert status(run)["test"].keys() == {"best-native", "best-native+trainer.precision=bf16_mixed"}
     assert status(run)["test"]["best-native"] == tests["best-native"]
     assert (run / "cases.csv").read_text() == cases
