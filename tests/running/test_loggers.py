@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +19,15 @@ from semiseg.running.loggers import MetricsCSV, wandb_mode
 
 
 def records(run: Path) -> list[list[Record]]:
-    """What each offline run in the folder holds."""
-    found = []
-    for file in sorted((run / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda f: f.stat().st_mtime):
-        found.append([Record.FromString(data) for data in leveldb_records(file.read_bytes())])
-    return found
+    """What each offline run in the folder holds, once W&B's own process has written how it ended."""
+    late = time.monotonic() + 30
+    while True:
+        found = []
+        for file in sorted((run / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda f: f.stat().st_mtime):
+            found.append([Record.FromString(data) for data in leveldb_records(file.read_bytes())])
+        if time.monotonic() > late or all(any(r.HasField("exit") for r in session) for session in found):
+            return found
+        time.sleep(0.1)
 
 
 def leveldb_records(content: bytes) -> Iterator[bytes]:
