@@ -16,7 +16,7 @@ import yaml
 
 from semiseg.benchmark.grid import SCRATCH, Entry, Grid, Options
 from semiseg.errors import UserError
-from semiseg.running.configs import config_folder, read_config
+from semiseg.running.configs import config_folder, one_budget, read_config
 
 
 @dataclass(frozen=True)
@@ -227,6 +227,7 @@ def _whole_number(arguments: Sequence[str], key: str, default: Any = None) -> in
 
 def _steps(arguments: Sequence[str], labeled: int) -> int:
     """The budget of a run in steps."""
+    arguments = one_budget(arguments)
     if _setting(arguments, "labeled_epochs") is not None:
         batch = _whole_number(arguments, "data.batch_size", 2)
         return _whole_number(arguments, "labeled_epochs") * math.ceil(labeled / batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,15 @@ def find_configs(args: list[str]) -> list[str]:
             read_config(path)
             found[i if equals else i + 1] = f"{name}={path}" if equals else str(path)
     return found
+
+
+def one_budget(args: Sequence[str]) -> list[str]:
+    """Let a number of steps given here replace the `labeled_epochs` of a file, such as a protocol's, before it."""
+    given = [arg.partition("=")[0] for arg in args]
+    if "--trainer.max_steps" not in given or "--labeled_epochs" in given:
+        return list(args)
+    place = given.index("--trainer.max_steps")
+    return [*args[:place], "--labeled_epochs", "null", *args[place:]]
 
 
 def read_config(path: Path) -> dict[str, Any]:

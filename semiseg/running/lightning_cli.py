@@ -29,7 +29,7 @@ from semiseg.methods import Method, PretrainingMethod
 from semiseg.networks.weights import load_weights
 from semiseg.running.callbacks import QuietProgress, SeedEachStep, StepPanels, StopAtNaN, ValidationPanels
 from semiseg.running.checkpoints import AtomicCheckpointIO, KeepBestAndLast, load_checkpoint
-from semiseg.running.configs import arguments_of, config_folder, find_configs, weights_of
+from semiseg.running.configs import arguments_of, config_folder, find_configs, one_budget, weights_of
 from semiseg.running.folder import RunFolder, provenance
 from semiseg.running.loggers import MetricsCSV, finish_wandb, wandb_logger
 from semiseg.running.results import WriteResults, key_of
@@ -70,7 +70,7 @@ def run_lightning(args: list[str]) -> None:
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_kwargs={"exit_on_error": False, "allow_abbrev": False, **parser_options},
-        args=find_configs(args),
+        args=one_budget(find_configs(args)),
     )
 
 
@@ -109,7 +109,7 @@ class SemisegCLI(LightningCLI):
         parser.add_argument("--runs_dir", type=str, default="runs", help="folder that holds all runs")
         parser.add_argument("--experiment", type=str, default="default", help="name of this set of runs")
         parser.add_argument("--method_name", type=str | None, default=None, help="default: the method's class, small")
-        budget = "budget in passes over the labeled images, instead of trainer.max_steps"
+        budget = "budget in passes over the labeled images, instead of a file's trainer.max_steps"
         parser.add_argument("--labeled_epochs", type=PositiveInt | None, default=None, help=budget)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
         for fact in ("in_channels", "num_classes", "spatial_dims"):

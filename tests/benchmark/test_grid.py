@@ -73,6 +73,8 @@ def test_the_published_budget_counts_labeled_images(write_grid) -> None:
     (cell,) = cells_of(write_grid(protocol="published", options={"data.batch_size": 2}), labeled=7)
     assert cell.steps == 200 * 4
     assert list(cell.tests) == ["best-native-threshold"]
+    (cell,) = cells_of(write_grid(protocol="published", options={"trainer.max_steps": 9}))
+    assert cell.steps == 9, "what is said beside the protocol wins"
 
 
 def test_the_digest_follows_what_a_run_computes(write_grid, tmp_path: Path) -> None:

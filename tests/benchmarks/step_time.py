@@ -24,7 +24,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as runs:
         code = semiseg(
             ["fit", *data, "--config", "configs/protocol/published.yaml", "--runs_dir", runs]
-            + ["--labeled_epochs", "null"]
             + ["--trainer.max_steps", steps, "--trainer.val_check_interval", "100", "--data.labeled_fraction", "0.2"]
             + ["--trainer.callbacks+", "tests.benchmarks.bare_loop.BareLoop"]
         )

@@ -59,6 +59,13 @@ def test_the_published_protocol(tmp_path: Path) -> None:
     assert "torch.optim.SGD" in (run / "config.yaml").read_text()
 
 
+@pytest.mark.parametrize("steps", [["--trainer.max_steps", "3"], ["--trainer.max_steps=3"]])
+def test_steps_given_beside_a_protocol_are_the_budget(steps: list[str], tmp_path: Path) -> None:
+    assert main(["fit", "--config", "configs/protocol/published.yaml", *steps, *options(tmp_path, "0.5")]) == 0
+    (status,) = (json.loads(path.read_text()) for path in (tmp_path / "runs").rglob("status.json"))
+    assert status["step"] == 3
+
+
 def test_a_run_keeps_to_its_budget(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["fit", *options(tmp_path, "0.5"), "--labeled_epochs", "2"]) == 0
     assert main(["fit", *options(tmp_path, "0.5"), "--labeled_epochs", "3"]) == 2
