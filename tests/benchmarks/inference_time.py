@@ -16,7 +16,7 @@ from semiseg.components.diffusion import MaskSampler
 from semiseg.networks import Denoiser
 
 SHAPES = {"image": (1, 3, 128, 128), "volume": (1, 1, 64, 64, 32)}
-INFERENCE = {"1 noise": (1, 1), "10 noises": (10, 1), "1 noise, 10 steps": (1, 10), "10 noises, 10 steps": (10, 10)}
+INFERENCE = {"1 noise": (1, 1), "10 noises": (10, 1), "1 noise, 10 steps": (1, 10)}
 
 
 def main(rounds: int = 5) -> None:
