@@ -14,7 +14,7 @@ def signed_distances(mask: Tensor, num_classes: int) -> Tensor:
     In pixels, each side divided by its own largest distance, and 0 on the class's own pixels at its border, as in DTC
     (Luo et al., 2021, https://arxiv.org/abs/2009.04448) and SASSNet. A class that is absent or everywhere has no
     border: its map is 1 or -1 (in the authors' code 0, which as a target would say that all is border). Distances are
-    SciPy's, or cuCIM's where that is installed and the masks are on a GPU.
+    SciPy's, or cuCIM's where that is installed and the masks are on a GPU. Ignored pixels count as background.
     """
     inside = F.one_hot(mask.clamp_min(0), num_classes).movedim(-1, 1)[:, 1:].bool()
     axes = tuple(range(2, inside.ndim))

@@ -203,6 +203,14 @@ def test_a_grid_may_be_laid_over_another(write_grid, tmp_path: Path) -> None:
     assert cell.folder.parts[1] == "over"
 
 
+def test_the_papers_tables_compare_with_the_papers_settings() -> None:
+    papers = [path for path in GRIDS if path.stem.removeprefix("quick_").startswith(("hebbian_", "diffusion_table"))]
+    compared = {entry.config for path in papers for entry in read_grid(path).methods}
+    own = {"supervised", "linear_probe", "diffusion_teacher_student"}
+    assert {path.stem for path in compared if path.parent.name != "published"} == own
+    assert len(compared) == len(own) + 6
+
+
 def test_images_without_masks_do_not_stop_the_methods_that_need_masks(write_grid, tmp_path: Path) -> None:
     (cell,) = cells_of(write_grid())
     assert last(cell, "--data.ignore_unlabeled") == "true"

@@ -1,5 +1,6 @@
 """Every method's YAML, present and future, through the command line on tiny data of each kind."""
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,18 @@ def test_fit_test_and_predict(method: Path, data: str, fit, tmp_path: Path) -> N
 
     assert main(["predict", str(checkpoint), str(root / "images"), "--output", str(out), "--device", "cpu"]) == 0
     assert {path.name for path in out.iterdir()} == {path.name for path in (root / "images").iterdir()}
+
+
+@pytest.mark.parametrize("method", sorted((config_folder() / "method/published").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_settings_of_the_2025_papers_train_with_their_protocol(method: Path, fit, tmp_path: Path) -> None:
+    protocol = ("--config", "configs/protocol/published.yaml")
+    data = options(tmp_path / "data", "2d-binary")
+    run = fit(*protocol, "--config", str(method), *data, "--trainer.log_every_n_steps", "1")
+    with (run / "metrics.csv").open(newline="") as file:
+        weights = [float(row["train/weight"]) for row in csv.DictReader(file) if row["train/weight"]]
+    assert weights == [0, 1.25, 2.5, 3.75], "on the way to 5 in four steps"
+    ours = yaml.safe_load((method.parents[1] / method.name).read_text())
+    assert yaml.safe_load(method.read_text())["model"]["class_path"] == ours["model"]["class_path"]
 
 
 @pytest.mark.parametrize("data", DATA)

@@ -53,9 +53,9 @@ class ADVENT(SemiSupervisedMethod):
         p = probabilities(unlabeled_logits)
         source, target = self_information(probabilities(logits)), self_information(p)
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        fooled = functional_call(self.discriminator, frozen, (target,))
+        fooled = functional_call(self.discriminator, frozen, (target,)).float()
         fooling = F.softplus(-fooled).mean()  # cross-entropy of taking them for labeled ones
-        judged = self.discriminator(torch.cat([source, target]).detach())
+        judged = self.discriminator(torch.cat([source, target]).detach()).float()
         telling = (F.softplus(-judged[: len(source)]).mean() + F.softplus(judged[len(source) :]).mean()) / 2
         uncertainty = entropy(p)
         self.seen = {"image": unlabeled["image"], "pseudo-label": p.argmax(1), "uncertainty": uncertainty.detach()}

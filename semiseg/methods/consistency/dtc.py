@@ -21,7 +21,7 @@ class DTC(SemiSupervisedMethod):
     https://arxiv.org/abs/2009.04448. A distance s becomes a soft mask by sigmoid(-k s), which is compared with the
     probability of its class on all images, labeled ones too. One head per foreground class makes it multi-class; the
     2025 papers' code also compares a background map that nothing trains, and probabilities by sigmoid where the mask
-    head is trained by softmax.
+    head is trained by softmax. The mask head's loss is the base class's, where the authors have Dice alone.
 
     Args:
         distance_weight: weight of the supervised distance loss (authors' code: 0.3).

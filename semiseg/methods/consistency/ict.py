@@ -17,7 +17,8 @@ class ICT(TeacherStudentMethod):
 
     Verma et al., "Interpolation consistency training for semi-supervised learning", IJCAI 2019,
     https://arxiv.org/abs/1903.03825. Each unlabeled image is mixed with the next one of its batch; SSL4MIS mixes one
-    half of the batch with the other. Of a batch of one image the mixture is the image.
+    half of the batch with the other, each pair with a share of its own, where here, as in the paper, a batch has one
+    share. Of a batch of one image the mixture is the image.
 
     Args:
         alpha: the shares are drawn from Beta(alpha, alpha) (SSL4MIS: 0.2; the paper: 0.1 to 1).

@@ -19,9 +19,10 @@ class BCP(TeacherStudentMethod):
 
     Bai et al., "Bidirectional copy-paste for semi-supervised medical image segmentation", CVPR 2023,
     https://arxiv.org/abs/2305.00673. Of a box at a random place one mosaic has the unlabeled image inside and the
-    labeled outside, the other mosaic the reverse. Each region has its own loss, normalised by itself. The first part of
-    the budget pastes labeled images into each other, both regions with weight 1; the authors train it as a run of its
-    own. Every other image of a batch makes the second kind of mosaic.
+    labeled outside, the other mosaic the reverse. Each region of each mosaic has its own loss, normalised by itself.
+    The first part of the budget pastes labeled images into each other, both regions with weight 1; the authors train it
+    as a run of its own. Every other image of a batch makes the second kind of mosaic; unlabeled images beyond the
+    number of labeled ones are left out. `separate_forward` changes nothing: every image is a mosaic.
 
     The loss on labeled regions counts 1, that on pseudo-labeled ones `weight` (authors: 0.5, constant).
 
@@ -59,8 +60,8 @@ class BCP(TeacherStudentMethod):
         inverse = (numbers + int(torch.randint(2, ()))) % 2 == 1  # every other image, so that a batch of one has both
         taken = inside ^ inverse.view(-1, *[1] * len(size))  # (B, *S): pixels of the other image
         logits = self.network(torch.where(taken.unsqueeze(1), other, image))
-        own = self.supervised_loss(logits, mask.masked_fill(taken, -1))
-        pasted = self.supervised_loss(logits, label.masked_fill(~taken, -1))
+        own = self.of_each(logits, mask.masked_fill(taken, -1))
+        pasted = self.of_each(logits, label.masked_fill(~taken, -1))
         self.seen = {
             "image": torch.where(taken.unsqueeze(1), other, image), "pseudo-label": torch.where(taken, label, mask),
             "used": taken,
@@ -68,6 +69,11 @@ class BCP(TeacherStudentMethod):
         if pretraining:
             return self.total(own + pasted, torch.zeros_like(own))
         return self.total(own, pasted)
+
+    def of_each(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """The supervised loss of each image by itself, averaged: a box has fewer pixels than what is around it."""
+        pairs = zip(torch.split(logits, 1), torch.split(mask, 1), strict=True)
+        return torch.stack([self.supervised_loss(*pair) for pair in pairs]).mean()
 
     @torch.no_grad()
     def decisions(self, image: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from semiseg.errors import check_number
 from semiseg.losses import probabilities, soft_dice
 from semiseg.methods.semi_supervised import SemiSupervisedMethod
 
+SMOOTH = 1e-5  # the authors'
+
 
 class UniMatch(SemiSupervisedMethod):
     """Two strong views with CutMix and one with dropped feature channels learn a weak view's confident decisions.
@@ -21,7 +23,8 @@ class UniMatch(SemiSupervisedMethod):
     https://arxiv.org/abs/2208.09910; numbers from the authors' code for medical images. The weak view is what the data
     give (flips, rotations, crops). An image takes its CutMix pixels from the next one of its batch, whose decisions are
     there already, where the authors predict a further batch for it; their decisions come from evaluation mode. Of a
-    batch of one image there is nothing to mix.
+    batch of one image there is nothing to mix. Dice is each image's, theirs the batch's; like theirs it is hardly
+    smoothed, or a class of which no pixel is sure yet would be driven out of the whole image.
 
     Args:
         confidence: of a decision below which a pixel is ignored (authors: 0.95).
@@ -55,11 +58,11 @@ class UniMatch(SemiSupervisedMethod):
             view = strong_view(image)
             views.append(torch.where(box.unsqueeze(1), view.roll(1, 0), view))
             labels.append(torch.where(box, label.roll(1, 0), label))
-        strong = soft_dice(self.network(torch.cat(views)), torch.cat(labels))
+        strong = soft_dice(self.network(torch.cat(views)), torch.cat(labels), smooth=SMOOTH)
         self.seen = {
             "image": image, "pseudo-label": decision, "uncertainty": 1 - confidence, "used": label >= 0,
         }  # fmt: skip
         self.log("train/used", (label >= 0).float().mean())
         of_strong, of_dropped = self.view_weights
-        unsupervised = of_strong * strong + of_dropped * soft_dice(dropped, label)
+        unsupervised = of_strong * strong + of_dropped * soft_dice(dropped, label, smooth=SMOOTH)
         return self.total(self.supervised_loss(logits, labeled["mask"]), unsupervised)
