@@ -58,6 +58,8 @@ def make_split(
     test set is the data set's own, and fold k of its training patients is the validation set. Folds have nearly equal
     numbers of cases within each stratum. Of the training patients with masks, the first ceil(fraction x patients) in a
     seeded order are labeled, so a smaller set is always part of a larger one; all other training cases are unlabeled.
+    Fold k of K begins k/K of the way round that order: folds have different labeled sets, each patient in about equally
+    many.
 
     Args:
         cases: the cases of the data set, in any order.
@@ -82,7 +84,10 @@ def make_split(
     else:
         test, validation = folds[fold], folds[(fold + 1) % num_folds]
 
-    train = sorted({case.patient for case in pool} - validation - (test if mode == "kfold" else set()), key=_key(seed))
+    train = sorted(
+        {case.patient for case in pool} - validation - (test if mode == "kfold" else set()),
+        key=_key(seed, start=fold / num_folds),
+    )
     labeled = set(train[: _labeled_patients(len(train), labeled_fraction, labeled_count)])
     held_out = validation | test
     parts: dict[str, list[str]] = defaultdict(list)
@@ -110,8 +115,15 @@ def make_split(
     return split
 
 
-def _key(seed: int) -> Any:
-    return lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest()
+def _key(seed: int, start: float = 0.0) -> Any:
+    """Place of a patient on a circle of hashes, from a start on it between 0 and 1."""
+    circle = 2**256
+
+    def key(patient: str) -> int:
+        place = int(hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest(), 16)
+        return (place - int(start * circle)) % circle
+
+    return key
 
 
 def _folds(cases: Sequence[Case], num_folds: int, fold: int, seed: int, least: int) -> list[set[str]]:

@@ -1,6 +1,7 @@
 """Splits: properties over random case lists, one pinned result, and every mistake a user can make."""
 
 import math
+import itertools
 import random
 from collections import Counter
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_the_split_of_a_known_list_stays_what_it_is():
     """Published results name splits by this hash: a change of the algorithm has to be meant."""
     cases = [case(f"p{n}_{k}", f"p{n}", k == 0 or n % 3 > 0, f"s{n % 2}") for n in range(12) for k in range(2)]
     split = make_split(cases, num_folds=4, fold=1, seed=7, labeled_fraction=0.5)
-    assert split.hash == "b254bf652416"
+    assert split.hash == "82de0382eb26"
     assert split.to_dict()["hash"] == split.hash
     assert split.to_dict()["counts"]["labeled"] == len(split.labeled)
 
@@ -116,6 +117,16 @@ def test_labeled_count_is_the_same_row_as_the_fraction():
     cases = simple(50)
     assert make_split(cases, labeled_count=3).hash == make_split(cases, labeled_fraction=0.1).hash
     assert set(make_split(cases, labeled_count=3).labeled) < set(make_split(cases, labeled_count=4).labeled)
+
+
+@pytest.mark.parametrize("mode", ["kfold", "official"])
+def test_folds_differ_in_what_is_labeled(mode):
+    """A mean over folds is also one over labeled sets; drawn independently, two of 20 % would share a fifth."""
+    cases = simple(100) if mode == "kfold" else [*simple(100, official="train"), case("t", official="test")]
+    rows = [make_split(cases, mode=mode, num_folds=10, fold=fold, labeled_fraction=0.2).labeled for fold in range(10)]
+    shared = [len(set(one) & set(other)) / len(one) for one, other in itertools.combinations(rows, 2)]
+    assert sum(shared) / len(shared) < 0.25
+    assert len({name for row in rows for name in row}) > 80
 
 
 def test_all_images_of_a_labeled_patient_are_labeled():
