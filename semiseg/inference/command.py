@@ -40,13 +40,22 @@ def predict_command(args: Sequence[str]) -> None:
         help="also write the entropy of each pixel's probabilities, 0 sure to 1 all classes alike (files as above)",
     )  # fmt: skip
     parser.add_argument("--samples", type=int, metavar="N", help="noises to average over (diffusion methods only)")
+    parser.add_argument(
+        "--threshold", type=float, metavar="P",
+        help="two classes: foreground is where its probability is above P (default: where it is the higher one)",
+    )  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: the first GPU, else the CPU")
     parser.add_argument("--trust", action="store_true", help="let the checkpoint import classes outside semiseg")
     options = parser.parse_args(args)
 
     images = _collect(options.inputs)
     _refuse_clashes(images, options.output)
-    predictor = Predictor(options.checkpoint, options.device, options.trust, options.samples)
+    predictor = Predictor(options.checkpoint, options.device, options.trust, options.samples, options.threshold)
+    if predictor.method.search_threshold and options.threshold is None:
+        print(
+            f"{options.checkpoint}: its test searches a threshold; without --threshold, which may be the one in the "
+            "run's status.json, a pixel goes to its likelier class"
+        )
     with _folder(options.output):
         _predict(predictor, images, options)
 

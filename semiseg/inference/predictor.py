@@ -40,20 +40,28 @@ class Prediction:
 class Predictor:
     """Segments images as the checkpoint's method was scored: the same preprocessing, window and network.
 
+    A threshold that a test searches (`--model.threshold validation`) is not in the checkpoint: give it.
+
     Args:
         checkpoint: checkpoint of a run.
         device: where to compute, as torch names it; default: the first GPU, else the CPU.
         trust: import classes that are not part of semiseg, such as a method of one's own. Importing runs code: do so
             only with checkpoints of people you trust.
         samples: number of noises over which a method that segments from noise averages; default: as it was scored.
+        threshold: of two classes, the second is where its probability is above this; default: where it is the higher.
 
     Raises:
         UserError: the checkpoint is missing, corrupt, of another program, or of foreign classes without `trust`; or
-            its method segments without noise and `samples` are asked for.
+            its method segments without noise and `samples` are asked for, or more than two classes with a `threshold`.
     """
 
     def __init__(
-        self, checkpoint: Path, device: str | None = None, trust: bool = False, samples: int | None = None
+        self,
+        checkpoint: Path,
+        device: str | None = None,
+        trust: bool = False,
+        samples: int | None = None,
+        threshold: float | None = None,
     ) -> None:
         content = load_checkpoint(checkpoint)
         foreign = sorted(set(_foreign_classes(content["hyper_parameters"])))
@@ -87,6 +95,11 @@ class Predictor:
         self.method = method.eval().to(self.device)
         assert method.preprocessing is not None
         self.preprocessing: Preprocessing = method.preprocessing
+        if threshold is not None:
+            check_number("--threshold", threshold, 0, 1)
+            if (classes := len(self.preprocessing.class_names)) > 2:
+                raise UserError(f"--threshold: {checkpoint} tells {classes} classes apart, not two; leave it out")
+        self.threshold = threshold
 
     @torch.inference_mode()
     def __call__(self, path: Path) -> Prediction:
@@ -105,8 +118,9 @@ class Predictor:
             raise UserError(f"{path}: {error}") from error
         batch = self.preprocessing.normalise(prepared)[None].to(self.device)
         logits = resize_logits(self.method(batch).float(), image.array.shape[1:])
-        probabilities = logits.softmax(1)[0].cpu().numpy()
-        return Prediction(image, logits.argmax(1)[0].cpu().numpy().astype(np.uint8), probabilities)
+        probabilities = logits.softmax(1)
+        classes = logits.argmax(1) if self.threshold is None else probabilities[:, 1] > self.threshold
+        return Prediction(image, classes[0].cpu().numpy().astype(np.uint8), probabilities[0].cpu().numpy())
 
     def to_values(self, classes: np.ndarray) -> np.ndarray:
         """Class map to the values that stand for the classes in the mask files that the network learnt from."""

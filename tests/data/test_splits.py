@@ -1,7 +1,7 @@
 """Splits: properties over random case lists, one pinned result, and every mistake a user can make."""
 
-import math
 import itertools
+import math
 import random
 from collections import Counter
 from pathlib import Path

@@ -161,6 +161,38 @@ def test_the_predictor_predicts_what_was_scored(runs: dict[int, Path], tmp_path:
     np.testing.assert_array_equal(predictor(tmp_path / "a.png").classes, logits.argmax(1)[0].numpy())
 
 
+def test_a_threshold_moves_the_border_between_two_classes(
+    runs: dict[int, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    Image.fromarray(random((40, 40, 3))).save(tmp_path / "a.png")
+    probability = Predictor(runs[2], "cpu")(tmp_path / "a.png").probabilities[1]
+    middle = float(np.median(probability))
+    assert predict(runs[2], tmp_path / "a.png", "--output", tmp_path / "out", "--threshold", middle) == 0
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "a.png")) == 255, probability > middle)
+    assert "searches a threshold" not in capsys.readouterr().out
+    for checkpoint, threshold, words in ((runs[2], 1.5, "use 0 to 1"), (runs[3], 0.5, "3 classes apart")):
+        assert predict(checkpoint, tmp_path / "a.png", "--output", tmp_path / "no", "--threshold", threshold) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_a_searched_threshold_is_asked_for(fit, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    Image.fromarray(random((40, 40, 3))).save(tmp_path / "a.png")
+    options = (
+        "--data",
+        "Synthetic",
+        "--data.num_cases",
+        "10",
+        "--data.size",
+        "[32,32]",
+        "--data.image_size",
+        "[32,32]",
+    )
+    checkpoint = fit(*options, "--model.threshold", "validation") / "checkpoints/best.ckpt"
+    for given in ((), ("--threshold", "0.3")):
+        assert predict(checkpoint, tmp_path / "a.png", "--output", tmp_path / "out", *given) == 0
+        assert ("searches a threshold" in capsys.readouterr().out) == (not given)
+
+
 def test_windows_cover_a_volume_of_any_size() -> None:
     """A network that acts voxel by voxel gives the same scores through windows, smaller and larger than the volume."""
     facts = Preprocessing(3, 1, ("a", "b"), (0, 1), patch_size=(8, 8, 8))
