@@ -44,7 +44,8 @@ RULES = (
     ("Controls", "segmentations that learn nothing from images: what a method must beat"),
     ("Published", "pooled at 128 x 128 pixels, distances in pixels, mean of ten runs; their checkpoint and threshold "
      "were chosen on the test images; their HD95 is MedPy's, of both directions pooled, which is lower: hd95_medpy in "
-     "cases.csv of the published protocol; their label fractions are of images, ours of patients if known"),
+     "cases.csv of the published protocol; their label fractions are of images, ours of patients where these are "
+     "known"),
 )  # fmt: skip
 
 
