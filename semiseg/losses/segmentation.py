@@ -24,7 +24,8 @@ def soft_dice(logits: Tensor, mask: Tensor, ignore_index: int = -1, smooth: floa
     p is the softmax of the logits, at least in single precision, and g the one-hot mask. The sums run over the pixels
     of one sample and class, so a small object weighs as much as a large one; the background is a class like any other.
     Squares in the denominator follow V-Net (https://arxiv.org/abs/1606.04797). `smooth` makes the loss of a class that
-    is absent from mask and prediction 0, and that of a sample without valid pixels.
+    is absent from mask and prediction 0, and that of a sample without valid pixels. Up to 1 it drives an absent class
+    out of the prediction, which is right for true masks; near 0 it leaves that class alone, which pseudo-labels need.
     """
     valid = mask != ignore_index
     p = logits.softmax(dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
@@ -35,6 +36,6 @@ def soft_dice(logits: Tensor, mask: Tensor, ignore_index: int = -1, smooth: floa
     return (1 - (2 * overlap + smooth) / (total + smooth)).mean()
 
 
-def dice_ce(logits: Tensor, mask: Tensor, ignore_index: int = -1) -> Tensor:
+def dice_ce(logits: Tensor, mask: Tensor, ignore_index: int = -1, smooth: float = 1.0) -> Tensor:
     """Return the mean of cross entropy and soft Dice, the supervised loss of SSL4MIS and the papers built on it."""
-    return 0.5 * (cross_entropy(logits, mask, ignore_index) + soft_dice(logits, mask, ignore_index))
+    return 0.5 * (cross_entropy(logits, mask, ignore_index) + soft_dice(logits, mask, ignore_index, smooth))

@@ -134,6 +134,7 @@ class SegmentationMethod(Method):
     """
 
     streams: ClassVar[Sequence[str]] = ("labeled",)
+    smooth: ClassVar[float] = 1.0  # of the supervised loss's Dice, see `soft_dice`
     monitor = "val/dice"
 
     def __init__(
@@ -147,7 +148,10 @@ class SegmentationMethod(Method):
         super().__init__(num_classes=num_classes, **kwargs)
         if threshold == "validation" and num_classes > 2:
             raise UserError(f"--model.threshold validation: there are {num_classes} classes, not two; use argmax")
-        self.supervised_loss = {"dice_ce": losses.dice_ce, "dice": losses.soft_dice, "ce": losses.cross_entropy}[loss]
+        dice = {"dice_ce": losses.dice_ce, "dice": losses.soft_dice}
+        self.supervised_loss: Callable[[Tensor, Tensor], Tensor] = (
+            losses.cross_entropy if loss == "ce" else partial(dice[loss], smooth=self.smooth)
+        )
         self.hd95_medpy = hd95_medpy
         self.search_threshold = threshold == "validation"
         self.decision_threshold = 0.5

@@ -294,6 +294,18 @@ def test_bcp_makes_mosaics_both_ways(dims, classes, monkeypatch):
     assert float(method.logged["train/loss_supervised"]) == pytest.approx(expected, rel=1e-4)
 
 
+def test_bcp_gains_nothing_by_losing_a_class_that_the_teacher_does_not_find():
+    """Smoothed by 1, Dice pays for each bit of probability that such a class gives up."""
+    mask = torch.zeros(1, 16, 24, dtype=torch.long)
+    losses = {}
+    for name in ("BCP", "MeanTeacher"):
+        loss = built(name, classes=3, loss="dice").supervised_loss
+        losses[name] = [loss(torch.tensor([0.0, doubt, doubt]).view(1, 3, 1, 1).expand(-1, -1, 16, 24), mask)
+                        for doubt in (-4.0, -5.0)]  # fmt: skip
+    gains = {name: float(before - after) for name, (before, after) in losses.items()}
+    assert gains["BCP"] < 0.01 < 0.05 < gains["MeanTeacher"]
+
+
 def test_bcp_makes_both_mosaics_of_a_batch_of_one():
     method = built("BCP", pretraining=0.0)
     shares = set()

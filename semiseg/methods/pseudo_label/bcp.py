@@ -24,6 +24,8 @@ class BCP(TeacherStudentMethod):
     as a run of its own. Every other image of a batch makes the second kind of mosaic; unlabeled images beyond the
     number of labeled ones are left out. `separate_forward` changes nothing: every image is a mosaic.
 
+    Dice is hardly smoothed (authors: 1e-10 in 2D, 1e-5 in 3D), or a class that the teacher does not find yet would be
+    driven out for good.
     The loss on labeled regions counts 1, that on pseudo-labeled ones `weight` (authors: 0.5, constant).
 
     Args:
@@ -33,6 +35,8 @@ class BCP(TeacherStudentMethod):
             true). Only right where a class is one object.
         **kwargs: as `TeacherStudentMethod`.
     """
+
+    smooth = 1e-5
 
     def __init__(
         self, pretraining: float = 0.25, box_share: float = 2 / 3, largest_component: bool = False, **kwargs: Any
