@@ -104,11 +104,11 @@ def _cells(plan: Plan) -> list[Cell]:
         raise UserError(f"the grid has the data set {twice[0]} twice; make two grids of it, each with its experiment")
 
     @cache
-    def labeled(i: int, fold: int, label: float) -> int:
+    def labeled(i: int, fold: int, label: float | None) -> int:
         data, counts = sets[i], plan.grid.counts
         split = make_split(
             data.cases, mode=data.split_mode, num_folds=data.num_folds, fold=fold, seed=data.split_seed,
-            **({"labeled_count": int(label)} if counts else {"labeled_fraction": label}),
+            **({} if label is None else {"labeled_count": int(label)} if counts else {"labeled_fraction": label}),
         )  # fmt: skip
         return len(split.labeled)
 

@@ -96,12 +96,13 @@ class Plan:
         own = (*_arguments({**options, **data.options}), *self.extra_data)
         return ("--config", str(data.config), *lenient, *root, *own)
 
-    def cells(self, names: Sequence[str], labeled: Callable[[int, int, float], int]) -> list[Cell]:
+    def cells(self, names: Sequence[str], labeled: Callable[[int, int, float | None], int]) -> list[Cell]:
         """All cells, first stages before what starts from them; each once.
 
         Args:
             names: name of each of the grid's data sets, as run folders have it.
-            labeled: number of labeled images of a data set (by its place in the grid), fold and label fraction.
+            labeled: number of labeled images of a data set (by its place in the grid), fold and label fraction; without
+                a fraction, of all training images with masks.
 
         Raises:
             UserError: two entries would share a run folder.
@@ -116,7 +117,9 @@ class Plan:
                     )
         return list(cells.values())
 
-    def _of_fold(self, name: str, data: Entry, fold: int, seed: int, labeled: Callable[[float], int]) -> Iterator[Cell]:
+    def _of_fold(
+        self, name: str, data: Entry, fold: int, seed: int, labeled: Callable[[float | None], int]
+    ) -> Iterator[Cell]:
         """First stages, methods and controls of a data set, fold and seed."""
         grid = self.grid
         root = self.runs_dir / grid.experiment / name
@@ -129,7 +132,7 @@ class Plan:
             configs = (*file, "--config", str(stage.config))
             arguments = (*configs, *options, *common, "--method_name", stage.name, *_arguments(stage.options))
             folder = root / stage.name / "labeled-1" / run
-            first[stage.name] = Cell(folder, arguments, {}, _steps(arguments, 0), _digest(arguments, ()))
+            first[stage.name] = Cell(folder, arguments, {}, _steps(arguments, labeled(None)), _digest(arguments, ()))
             yield first[stage.name]
         general = {key: value for key, value in grid.options.items() if not key.startswith("data.")}
         for method in grid.methods:

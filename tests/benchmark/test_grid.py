@@ -75,6 +75,8 @@ def test_the_published_budget_counts_labeled_images(write_grid) -> None:
     assert list(cell.tests) == ["best-native-threshold"]
     (cell,) = cells_of(write_grid(protocol="published", options={"trainer.max_steps": 9}))
     assert cell.steps == 9, "what is said beside the protocol wins"
+    first, _ = cells_of(write_grid(first_stages=["published/hebbian_hpca_tsa"], starts=["hebbian_hpca_tsa"]), labeled=9)
+    assert first.steps == 200 * 3, "batches of 4"
 
 
 def test_the_digest_follows_what_a_run_computes(write_grid, tmp_path: Path) -> None:
@@ -204,11 +206,17 @@ def test_a_grid_may_be_laid_over_another(write_grid, tmp_path: Path) -> None:
 
 
 def test_the_papers_tables_compare_with_the_papers_settings() -> None:
-    papers = [path for path in GRIDS if path.stem.removeprefix("quick_").startswith(("hebbian_", "diffusion_table"))]
+    papers = [
+        path
+        for path in GRIDS
+        if path.stem.removeprefix("quick_").startswith(("hebbian_", "diffusion_table", "diffusion_figure"))
+    ]
     compared = {entry.config for path in papers for entry in read_grid(path).methods}
     own = {"supervised", "linear_probe", "diffusion_teacher_student"}
     assert {path.stem for path in compared if path.parent.name != "published"} == own
     assert len(compared) == len(own) + 6
+    stages = {entry.config for path in papers for entry in read_grid(path).first_stages.values()}
+    assert {path.parent.name for path in stages} == {"published"}
 
 
 def test_images_without_masks_do_not_stop_the_methods_that_need_masks(write_grid, tmp_path: Path) -> None:
