@@ -431,6 +431,16 @@ OPTIONS = {"DTC": {"steepness": 5.0, "distance_weight": 0.0}, "UniMatch": {"conf
 
 
 @pytest.mark.parametrize("name", TRAINED_WITHOUT_LABELS)
+def test_losses_are_in_single_precision_whatever_the_network_computes_in(name):
+    method = built(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        method.training_step(drawn(), 0)
+    losses = {key: value for key, value in method.logged.items() if key.startswith("train/loss")}
+    assert {value.dtype for value in losses.values()} == {torch.float32}
+    assert len(losses) >= 3
+
+
+@pytest.mark.parametrize("name", TRAINED_WITHOUT_LABELS)
 def test_the_unsupervised_loss_trains_what_the_paper_trains(name):
     method = built(name, **OPTIONS.get(name, {}))
     method.supervised_loss = lambda logits, mask: (logits * 0).sum() if name != "BCP" else logits.square().mean()
