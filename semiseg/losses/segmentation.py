@@ -24,7 +24,7 @@ def soft_dice(logits: Tensor, mask: Tensor, ignore_index: int = -1, smooth: floa
     p is the softmax of the logits, at least in single precision, and g the one-hot mask. The sums run over the pixels
     of one sample and class, so a small object weighs as much as a large one; the background is a class like any other.
     Squares in the denominator follow V-Net (https://arxiv.org/abs/1606.04797). `smooth` makes the loss of a class that
-    is absent from mask and prediction 0, and that of a sample without valid pixels. Up to 1 it drives an absent class
+    is absent from mask and prediction 0, and that of a sample without valid pixels. At 1 it drives an absent class
     out of the prediction, which is right for true masks; near 0 it leaves that class alone, which pseudo-labels need.
     """
     valid = mask != ignore_index
