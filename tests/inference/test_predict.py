@@ -177,16 +177,8 @@ def test_a_threshold_moves_the_border_between_two_classes(
 
 def test_a_searched_threshold_is_asked_for(fit, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     Image.fromarray(random((40, 40, 3))).save(tmp_path / "a.png")
-    options = [
-        "--data",
-        "Synthetic",
-        "--data.num_cases",
-        "10",
-        "--data.size",
-        "[32,32]",
-        "--data.image_size",
-        "[32,32]",
-    ]
+    options = ["--data", "Synthetic", "--data.num_cases", "10", "--data.size", "[32,32]"]
+    options += ["--data.image_size", "[32,32]"]
     checkpoint = fit(*options, "--model.threshold", "validation") / "checkpoints/best.ckpt"
     for given in ((), ("--threshold", "0.3")):
         assert predict(checkpoint, tmp_path / "a.png", "--output", tmp_path / "out", *given) == 0
