@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from semiseg.errors import check_number
+
 
 class Constant(LambdaLR):
     """The optimiser's own learning rate throughout.
@@ -28,15 +30,20 @@ class WarmupPoly(LambdaLR):
         max_steps: budget in optimiser steps.
         warmup: share of the budget that warms up.
         power: exponent of the decay; 0.9 as in DeepLab and nnU-Net.
+
+    Raises:
+        UserError: `warmup` is not a share, or `power` is negative.
     """
 
     def __init__(self, optimizer: Optimizer, max_steps: int, warmup: float = 0.0, power: float = 0.9) -> None:
+        check_number("--model.schedule.warmup", warmup, 0, 1)
+        check_number("--model.schedule.power", power, 0)
         rise = warmup * max_steps
 
         def factor(step: int) -> float:
             if step < rise:
                 return (step + 1) / (rise + 1)
-            return (1 - min((step - rise) / (max_steps - rise), 1.0)) ** power
+            return (1 - min((step - rise) / max(max_steps - rise, 1), 1.0)) ** power
 
         super().__init__(optimizer, factor)
 
@@ -53,6 +60,9 @@ class WarmupHalving(LambdaLR):
         warmup: share of the budget that warms up.
         milestones: shares of the budget at which the rate is multiplied by `factor`.
         factor: what the rate is multiplied by.
+
+    Raises:
+        UserError: `warmup` is not a share.
     """
 
     def __init__(
@@ -63,6 +73,7 @@ class WarmupHalving(LambdaLR):
         milestones: Sequence[float] = (0.35, 0.6, 0.85),
         factor: float = 0.5,
     ) -> None:
+        check_number("--model.schedule.warmup", warmup, 0, 1)
         rise = warmup * max_steps
 
         def rate(step: int) -> float:

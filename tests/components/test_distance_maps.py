@@ -50,3 +50,11 @@ def test_a_class_without_border_is_far_outside_or_deep_inside():
     maps = signed_distances(mask, 2)
     assert (maps[0] == 1).all()
     assert (maps[1] == -1).all()
+
+
+def test_ignored_pixels_count_as_background():
+    mask = torch.zeros(1, 16, 16, dtype=torch.long)
+    mask[0, 4:11, 5:12] = 1
+    ignored = mask.clone()
+    ignored[0, :3] = -1
+    assert torch.equal(signed_distances(ignored, 2), signed_distances(mask, 2))

@@ -22,10 +22,13 @@ def test_noise_is_normal_and_cut(shape):
 def test_smoothing_is_scipys(shape):
     image = torch.randn(shape)
     sigma = torch.tensor([0.5, 1.0, 1.7])[: shape[0]]
-    for sample, result, s in zip(image, smoothed(image, sigma), sigma, strict=True):
+    results = smoothed(image, sigma)
+    for sample, result, s in zip(image, results, sigma, strict=True):
         for channel, got in zip(sample, result, strict=True):
             expected = gaussian_filter(channel.numpy(), float(s), radius=4, mode="nearest")
             np.testing.assert_allclose(got.numpy(), expected, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(smoothed(image, sigma), results)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -50,14 +53,17 @@ def test_feature_perturbations_are_bounded_and_rest_in_evaluation(shape):
     assert ratio.min() >= 0.7 - 1e-5
     assert ratio.max() <= 1.3 + 1e-5
     assert ratio.std() > 0.1
-    dropped = FeatureDrop()(features)
-    gone = (dropped == 0).all(1)
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))  # the same for all of a batch
+    features[0] *= 10  # each image has a threshold of its own
     attention = features.mean(1)
-    for lost, activity in zip(gone, attention, strict=True):
-        assert lost.any()
-        assert not lost.all()
-        assert activity[lost].min() >= activity[~lost].max()  # the most active places go, whole
-        assert activity[lost].min() >= 0.7 * activity.max()
-    assert torch.equal(dropped.movedim(1, -1)[~gone], features.movedim(1, -1)[~gone])
+    for _ in range(20):
+        dropped = FeatureDrop()(features)
+        gone = (dropped == 0).all(1)
+        for lost, activity in zip(gone, attention, strict=True):
+            assert not lost.all()
+            assert activity[lost].min() >= activity[~lost].max()  # the most active places go, whole
+            assert activity[lost].min() >= 0.7 * activity.max()
+            assert activity[~lost].max() < 0.9 * activity.max()
+        assert torch.equal(dropped.movedim(1, -1)[~gone], features.movedim(1, -1)[~gone])
     for module in (FeatureNoise(), FeatureDrop()):
         assert torch.equal(module.eval()(features), features)

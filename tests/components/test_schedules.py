@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from semiseg.components import Constant, WarmupHalving, WarmupPoly
+from semiseg.errors import UserError
 
 
 def rates(schedule: type, steps: int, **options: object) -> list[float]:
@@ -38,3 +39,11 @@ def test_poly() -> None:
     assert found[-1] == pytest.approx((1 / 90) ** 0.9)
     assert sorted(found[10:], reverse=True) == found[10:]
     assert rates(WarmupPoly, 10)[0] == 1.0
+    assert rates(WarmupPoly, 9, warmup=1.0) == pytest.approx([step / 10 for step in range(1, 10)])
+
+
+@pytest.mark.parametrize("option", [{"warmup": 1.5}, {"warmup": -0.1}, {"power": -1.0}], ids=str)
+def test_numbers_that_cannot_be_are_named(option: dict[str, float]) -> None:
+    for schedule in (WarmupPoly, WarmupHalving) if "warmup" in option else (WarmupPoly,):
+        with pytest.raises(UserError, match=f"--model.schedule.{next(iter(option))}"):
+            rates(schedule, 10, **option)

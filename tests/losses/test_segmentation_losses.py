@@ -39,13 +39,13 @@ def numpy_losses(logits, mask, ignore_index=-1, smooth=1.0):
     return np.mean(ce), np.mean(dice)
 
 
-@pytest.mark.parametrize("ignore_index", [-1, 255])
-def test_against_numpy_with_ignored_pixels(batch, ignore_index):
+@pytest.mark.parametrize(("ignore_index", "smooth"), [(-1, 1.0), (255, 0.1)])
+def test_against_numpy_with_ignored_pixels(batch, ignore_index, smooth):
     logits, mask = batch[0], ignore_some(batch[1], ignore_index)
-    ce, dice = numpy_losses(logits, mask, ignore_index)
+    ce, dice = numpy_losses(logits, mask, ignore_index, smooth)
     assert cross_entropy(logits, mask, ignore_index).item() == pytest.approx(ce)
-    assert soft_dice(logits, mask, ignore_index).item() == pytest.approx(dice)
-    assert dice_ce(logits, mask, ignore_index).item() == pytest.approx((ce + dice) / 2)
+    assert soft_dice(logits, mask, ignore_index, smooth).item() == pytest.approx(dice)
+    assert dice_ce(logits, mask, ignore_index, smooth).item() == pytest.approx((ce + dice) / 2)
 
 
 def test_soft_dice_against_monai(batch):

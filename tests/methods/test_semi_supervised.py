@@ -11,8 +11,9 @@ from semiseg import methods
 from semiseg.components import ConstantWeight
 from semiseg.components.distance_maps import signed_distances
 from semiseg.components.orientation import Orientation
+from semiseg.components.perturbations import FeatureDrop, FeatureNoise
 from semiseg.errors import UserError
-from semiseg.losses import soft_dice
+from semiseg.losses import soft_dice, squared_error
 from semiseg.methods import Supervised
 from semiseg.networks import Denoiser, UNet
 
@@ -116,12 +117,12 @@ def test_mean_teacher(dims, classes, monkeypatch):
 def test_uamt_counts_only_where_the_teacher_is_sure(dims, classes, monkeypatch):
     uncertainty = torch.rand(2, *SIZES[dims])
     monkeypatch.setattr("semiseg.methods.consistency.uamt.noisy", lambda image: image)
-    method, batch = built("UAMT", dims, classes), drawn(dims, classes)
+    method, batch = built("UAMT", dims, classes, passes=3), drawn(dims, classes)
 
     def passes(network, image, number):
         assert network is method.teacher
         assert image is batch["unlabeled"]["image"]
-        assert number == 8
+        assert number == 3
         return None, uncertainty
 
     monkeypatch.setattr("semiseg.methods.consistency.uamt.monte_carlo", passes)
@@ -135,11 +136,11 @@ def test_uamt_counts_only_where_the_teacher_is_sure(dims, classes, monkeypatch):
 
 @CASES
 def test_ict(dims, classes):
-    method, batch = built("ICT", dims, classes), drawn(dims, classes, size=3)
+    method, batch = built("ICT", dims, classes, alpha=0.7), drawn(dims, classes, size=3)
     torch.manual_seed(5)
     found = unsupervised(method, batch)
     torch.manual_seed(5)
-    share = float(torch.distributions.Beta(0.2, 0.2).sample())
+    share = float(torch.distributions.Beta(0.7, 0.7).sample())
     image = batch["unlabeled"]["image"]
     before = [2, 0, 1]
     mixed = share * image + (1 - share) * image[before]
@@ -162,6 +163,10 @@ class Scale(nn.Module):
 @CASES
 def test_cct(dims, classes, shared):
     method, batch = built("CCT", dims, classes, shared_decoder=shared), drawn(dims, classes)
+    noise, dropout, drop = method.perturbations
+    assert isinstance(noise, FeatureNoise)
+    assert isinstance(drop, FeatureDrop)
+    assert (type(dropout), dropout.p) == (nn.Dropout, 0.3)
     method.perturbations = nn.ModuleList([Scale(0.5), Scale(1.5), Scale(2.0)])
     images = torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]])
     features = [level[2:] for level in method.network.encode(images)]
@@ -198,35 +203,41 @@ def test_cps(dims, classes, loss, on_labeled):
 def test_urpc(dims, classes):
     method, batch = built("URPC", dims, classes), drawn(dims, classes)
     method.perturbations = nn.ModuleList([nn.Identity()])
-    images = torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]])
-    scales = method.predictions(images)
+    method.total = lambda supervised, unsupervised: unsupervised
+    scales = method.predictions(torch.cat([part["image"] for part in batch.values()]))
     assert len(scales) == 2  # the tiny decoder has two stages
-    ps = [softmax(scale)[2:] for scale in scales]
-    mean = np.mean(ps, axis=0)
-    losses = []
+    ps = [scale[2:].double().softmax(1) for scale in scales]
+    mean = sum(ps) / len(ps)
+    expected = 0
     for p in ps:
-        divergence = (mean * np.log(mean / p)).sum(1)
-        trust = np.exp(-divergence)
-        losses.append((((p - mean) ** 2).mean(1) * trust).mean() / trust.mean() + divergence.mean())
-    assert unsupervised(method, batch) == pytest.approx(np.mean(losses), rel=1e-3)
+        divergence = (mean * (mean / p).log()).sum(1)
+        trust = torch.exp(-divergence)
+        expected += (((p - mean) ** 2).mean(1) * trust).mean() / trust.mean() + divergence.mean()
+    expected, found = expected / len(ps), method.training_step(batch, 0)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-3)
+    wanted, got = gradients(method, expected), gradients(method, found)  # the mean moves too
+    for key in ("network.head.0.weight", "heads.0.weight"):
+        torch.testing.assert_close(got[key], wanted[key], rtol=1e-2, atol=1e-6)
 
 
 @CASES
 def test_dtc(dims, classes):
     method, batch = built("DTC", dims, classes, steepness=20.0), drawn(dims, classes)
+    batch["labeled"]["mask"][..., :3] = -1
     features = method.network.features(torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]]))
     p = softmax(method.network.head(features))
     s = np.tanh(method.distance(features).detach().double().numpy())
     expected = ((1 / (1 + np.exp(20 * s)) - p[:, 1:]) ** 2).mean()
     assert unsupervised(method, batch) == pytest.approx(expected, rel=1e-3)
     truth = signed_distances(batch["labeled"]["mask"], classes).numpy()
-    assert float(method.logged["train/loss_distance"]) == pytest.approx(0.3 * ((s[:2] - truth) ** 2).mean(), rel=1e-3)
+    error = ((s[:2] - truth) ** 2).mean(1)[..., 3:]  # where there is a label
+    assert float(method.logged["train/loss_distance"]) == pytest.approx(0.3 * error.mean(), rel=1e-3)
 
 
 @pytest.mark.parametrize("kinds", [("bilinear",), ("bilinear", "nearest")])
 @CASES
 def test_mcnet(dims, classes, kinds):
-    method, batch = built("MCNet", dims, classes, decoders=kinds), drawn(dims, classes)
+    method, batch = built("MCNet", dims, classes, decoders=kinds, temperature=0.2), drawn(dims, classes)
     images = torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]])
     ps = [softmax(logits) for logits in method.predictions(images)]
     assert len(ps) == len(kinds) + 1
@@ -234,7 +245,7 @@ def test_mcnet(dims, classes, kinds):
     for i, p in enumerate(ps):
         for j, q in enumerate(ps):
             if i != j:
-                sharp = q**10 / (q**10).sum(1, keepdims=True)
+                sharp = q**5 / (q**5).sum(1, keepdims=True)
                 losses.append(((p - sharp) ** 2).mean())
     assert unsupervised(method, batch) == pytest.approx(np.sum(losses) / len(ps), rel=1e-3)
 
@@ -242,24 +253,30 @@ def test_mcnet(dims, classes, kinds):
 @CASES
 def test_unimatch(dims, classes, monkeypatch):
     size = SIZES[dims]
-    boxes = torch.zeros(3, *size, dtype=torch.bool)
-    boxes[0, : size[0] // 2] = True
+    boxes = torch.zeros(2, 3, *size, dtype=torch.bool)  # of each view
+    boxes[0, 0, : size[0] // 2] = boxes[1, 2, size[0] // 4 :] = True
+    factors, places = iter([2, 3]), iter(boxes)
     module = "semiseg.methods.pseudo_label.unimatch"
-    monkeypatch.setattr(f"{module}.strong_view", lambda image: image * 2)
-    monkeypatch.setattr(f"{module}.cutmix_boxes", lambda image: boxes)
-    method, batch = built("UniMatch", dims, classes, confidence=0.5), drawn(dims, classes, size=3)
+    monkeypatch.setattr(f"{module}.strong_view", lambda image: image * next(factors))
+    monkeypatch.setattr(f"{module}.cutmix_boxes", lambda image: next(places))
+    method = built("UniMatch", dims, classes, confidence=0.5, view_weights=(0.2, 0.7))
+    batch = drawn(dims, classes, size=3)
+    assert (type(method.drop_channels), method.drop_channels.p) == ({2: nn.Dropout2d, 3: nn.Dropout3d}[dims], 0.5)
     method.drop_channels = Scale(0.5)
     images = torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]])
     p = softmax(method.network(images))[3:]
     label = np.where(p.max(1) >= 0.5, p.argmax(1), -1)
     assert 0 < (label >= 0).mean() < 1 or classes == 2
     dropped = method.network.decode([level[3:] * 0.5 for level in method.network.encode(images)])
-    strong = batch["unlabeled"]["image"] * 2
-    view, mixed = strong.clone(), label.copy()
-    view[0][:, boxes[0]], mixed[0][boxes[0].numpy()] = strong[2][:, boxes[0]], label[2][boxes[0].numpy()]
-    strong_labels = torch.from_numpy(np.concatenate([mixed, mixed]))
-    strong_loss = soft_dice(method.network(torch.cat([view, view])), strong_labels, smooth=1e-5)
-    expected = 0.5 * strong_loss.item() + 0.5 * soft_dice(dropped, torch.from_numpy(label), smooth=1e-5).item()
+    views, labels = [], []
+    for factor, box, taker in ((2, boxes[0], 0), (3, boxes[1], 2)):
+        view, mixed, giver = batch["unlabeled"]["image"] * factor, torch.from_numpy(label.copy()), taker - 1
+        view[taker][:, box[taker]] = view[giver][:, box[taker]]
+        mixed[taker][box[taker]] = mixed[giver][box[taker]]
+        views.append(view)
+        labels.append(mixed)
+    strong = soft_dice(method.network(torch.cat(views)), torch.cat(labels), smooth=1e-5)
+    expected = 0.2 * strong.item() + 0.7 * soft_dice(dropped, torch.from_numpy(label), smooth=1e-5).item()
     assert unsupervised(method, batch) == pytest.approx(expected, rel=1e-3)
 
 
@@ -267,7 +284,9 @@ def test_unimatch(dims, classes, monkeypatch):
 def test_bcp_makes_mosaics_both_ways(dims, classes, monkeypatch):
     inside = torch.zeros(SIZES[dims], dtype=torch.bool)
     inside[: SIZES[dims][0] // 4] = True  # few pixels, which count as much as those around them
-    monkeypatch.setattr("semiseg.methods.pseudo_label.bcp.box", lambda size, sides, device: inside)
+    sides = {2: [10, 16], 3: [5, 5, 10]}[dims]  # 2/3 of the image's
+    boxes = {tuple(sides): inside}
+    monkeypatch.setattr("semiseg.methods.pseudo_label.bcp.box", lambda size, sides, device: boxes[tuple(sides)])
     method, batch = built("BCP", dims, classes), drawn(dims, classes)
     monkeypatch.setattr(torch, "randint", lambda *_: torch.tensor(0))
     image, mask, other = batch["labeled"]["image"], batch["labeled"]["mask"], batch["unlabeled"]["image"]
@@ -317,14 +336,25 @@ def test_bcp_makes_both_mosaics_of_a_batch_of_one():
     assert min(shares) < 0.5 < max(shares)
 
 
+def test_bcp_pastes_again_what_there_are_fewer_of():
+    method, batch = built("BCP"), drawn(size=3)
+    batch["unlabeled"]["image"] = batch["unlabeled"]["image"][:2]
+    method.training_step(batch, 0)
+    for number, other in enumerate((0, 1, 0)):
+        used = method.seen["used"][number]
+        pasted, source = method.seen["image"][number], batch["unlabeled"]["image"][other]
+        assert torch.equal(pasted[:, used], source[:, used])
+
+
 def test_bcp_keeps_the_largest_object_of_each_class():
     method = built("BCP", largest_component=True)
     logits = torch.full((1, 3, 16, 24), -5.0)
     logits[:, 0] = 0
     logits[0, 1, 1:6, 1:6] = logits[0, 1, 10:12, 10:12] = logits[0, 2, 14, 1:9] = logits[0, 2, 1, 20] = 5
+    logits[0, 1, 6, 6] = 5  # joined at a corner
     method.teacher.forward = lambda image: logits
     classes = method.decisions(torch.zeros(1, 1, 16, 24))
-    assert [int((classes == label).sum()) for label in (1, 2)] == [25, 8]
+    assert [int((classes == label).sum()) for label in (1, 2)] == [26, 8]
 
 
 @CASES
@@ -357,6 +387,9 @@ def test_advent_trains_the_discriminator_to_tell_and_the_network_to_fool():
     assert {name.split(".")[0] for name in gradients(method, fooling)} == {"network"}
     fooling, telling = method.training_step(batch, 0)
     assert {name.split(".")[0] for name in gradients(method, telling)} == {"discriminator"}
+    network, discriminator = method.parameter_groups()
+    assert "lr" not in network
+    assert discriminator == {"params": list(method.discriminator.parameters()), "lr": 0.0001}
 
 
 @pytest.mark.parametrize("name", ["MeanTeacher", "UAMT", "PiModel"])
@@ -375,6 +408,17 @@ def test_the_student_sees_the_image_and_the_target_comes_from_a_noisy_one(name, 
     assert any((image == 0).all() for image in seen)
     if name == "PiModel":
         assert torch.equal(seen[0], torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]]))
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("ICT", "ict"), ("MeanTeacher", "mean_teacher"), ("PiModel", "pi_model"), ("UAMT", "uamt")]
+)
+def test_targets_carry_no_gradient(name, module, monkeypatch):
+    targets = []
+    found = f"semiseg.methods.consistency.{module}.squared_error"
+    monkeypatch.setattr(found, lambda p, q: targets.append(q) or squared_error(p, q))
+    built(name).training_step(drawn(), 0)
+    assert [target.requires_grad for target in targets] == [False]
 
 
 @pytest.mark.parametrize("name", ["CCT", "MCNet"])
@@ -398,6 +442,7 @@ def test_urpc_perturbs_from_coarse_to_fine_in_training_and_not_at_inference():
     def deep(in_channels, num_classes, spatial_dims):
         return UNet(in_channels, num_classes, spatial_dims, widths=(4, 5, 6, 7, 8), dropout=(0,) * 5)
 
+    assert [head.in_channels for head in methods.URPC(network=deep, in_channels=1, scales=3).heads] == [6, 5]
     method = methods.URPC(network=deep, in_channels=1)
     assert [head.in_channels for head in method.heads] == [7, 6, 5]
     seen = []

@@ -20,15 +20,20 @@ import torch
 from semiseg.methods import Supervised
 
 class Noting(Supervised):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.register_buffer("of_process", torch.zeros(()))  # as batch normalisation's: what the process saw
+
     def training_step(self, batch, batch_idx):
         images = batch["labeled"]["image"].double().sum((1, 2, 3)).tolist()
         note = {"step": batch_idx, "cases": batch["labeled"]["case"], "images": images, "noise": torch.rand(()).item()}
         with Path(f"seen-{self.trainer.world_size}-{self.global_rank}.jsonl").open("a") as file:
             file.write(json.dumps(note) + "\\n")
+        self.of_process.fill_(self.global_rank)
         return super().training_step(batch, batch_idx)
 
     def on_train_end(self):
-        summary = self.cases.summary()
+        summary = {**self.cases.summary(), "buffer": float(self.of_process)}
         Path(f"scored-{self.trainer.world_size}-{self.global_rank}.json").write_text(json.dumps(summary))
 """
 

@@ -21,8 +21,9 @@ class BCP(TeacherStudentMethod):
     https://arxiv.org/abs/2305.00673. Of a box at a random place one mosaic has the unlabeled image inside and the
     labeled outside, the other mosaic the reverse. Each region of each mosaic has its own loss, normalised by itself.
     The first part of the budget pastes labeled images into each other, both regions with weight 1; the authors train it
-    as a run of its own. Every other image of a batch makes the second kind of mosaic; unlabeled images beyond the
-    number of labeled ones are left out. `separate_forward` changes nothing: every image is a mosaic.
+    as a run of its own; in a batch of one labeled image there is nothing to paste. Every other image of a batch makes
+    the second kind of mosaic; unlabeled images beyond the number of labeled ones are left out. `separate_forward`
+    changes nothing: every image is a mosaic.
 
     Dice is hardly smoothed (authors: 1e-10 in 2D, 1e-5 in 3D), or a class that the teacher does not find yet would be
     driven out for good.
