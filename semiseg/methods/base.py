@@ -171,7 +171,7 @@ class SegmentationMethod(Method):
         """Start an empty table; let all processes score the network that process 0 saves."""
         self.cases = CaseTable()
         if self.trainer.world_size > 1:
-            for buffer in self.buffers():  # batch normalisation's statistics differ: each process saw its own batches
+            for buffer in self.buffers():  # statistics of batches, which DDP with broadcast_buffers false leaves apart
                 torch.distributed.broadcast(buffer, 0)
 
     on_test_epoch_start = on_validation_epoch_start

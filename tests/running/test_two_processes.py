@@ -22,7 +22,7 @@ from semiseg.methods import Supervised
 class Noting(Supervised):
     def __init__(self, **options):
         super().__init__(**options)
-        self.register_buffer("of_process", torch.zeros(()))  # as batch normalisation's: what the process saw
+        self.register_buffer("of_process", torch.zeros(()))  # as batch normalisation's statistics
 
     def training_step(self, batch, batch_idx):
         images = batch["labeled"]["image"].double().sum((1, 2, 3)).tolist()
@@ -46,7 +46,8 @@ def test_two_processes_equal_one_with_twice_the_batch(tiny, tmp_path: Path, monk
     (tmp_path / "noting.py").write_text(METHOD)
     options = ("--model", "noting.Noting", *tiny[1:], "--model.network.norm", "instance", "--model.optimizer.lr", "0")
     both = (*options, "--trainer.max_steps", "4", "--trainer.val_check_interval", "2")
-    ddp = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.batch_size", "1", "--experiment", "two")
+    ddp = ("--trainer.strategy", "DDPStrategy", "--trainer.strategy.broadcast_buffers", "false")
+    ddp += ("--trainer.devices", "2", "--data.batch_size", "1", "--experiment", "two")
     environment = {**os.environ, "WANDB_MODE": "offline"}
     script = Path(sys.executable).with_name("semiseg")  # the installed command finds noting.py here all the same
     command = [str(script)] if script.exists() else [sys.executable, "-m", "semiseg"]
