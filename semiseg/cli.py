@@ -28,6 +28,22 @@ semiseg COMMAND --help says more; semiseg fit --data.help GlaS lists the options
 """
 
 
+# What torch and Lightning say about options that do not go together, and what helps.
+_TORCH = {
+    "more than 1 (value per channel|spatial element) when training": (
+        "the coarsest features are one pixel, which cannot be normalised: use a larger --data.image_size or "
+        "--data.patch_size, fewer --model.network.widths, or more images per step"
+    ),
+    "parameters that were not used in producing": (
+        "--model.network: this method leaves parts of it untrained, for which several processes wait; give a Denoiser "
+        "--model.network.image_pathway false, else use --trainer.strategy ddp_find_unused_parameters_true"
+    ),
+    "does not allow for gradient clipping": (
+        "--trainer.gradient_clip_val: not with a fused optimiser; use --model.optimizer.fused false"
+    ),
+}
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 after one line on stderr that says what to mend."""
     args = list(sys.argv[1:] if args is None else args)
@@ -65,6 +81,9 @@ def _message(error: Exception, args: Sequence[str]) -> str | None:
         return f"--trainer: {text[:300]}"
     if made := re.match("Does not validate against any .*? Errors: - (.*?) - Expected .*?class_path='([^']+)'", text):
         return f"the options of {made[2].split('.')[-1]} do not work: {made[1]}; SEMISEG_TRACEBACK=1 shows where"
+    for said, advice in _TORCH.items():
+        if re.search(said, text):
+            return advice
     if isinstance(error, OSError) and error.strerror is not None:
         return f"{error.filename or 'operating system'}: {error.strerror}"
     return None

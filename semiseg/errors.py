@@ -27,7 +27,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def check_number(option: str, value: float, least: float, most: float = math.inf, above: bool = False) -> None:
-    """Raise a UserError unless a number of the command line is in its range.
+    """Raise a UserError unless a number of the command line is one, and in its range.
 
     Args:
         option: name of the option, with `--`.
@@ -39,7 +39,7 @@ def check_number(option: str, value: float, least: float, most: float = math.inf
     Raises:
         UserError: it is not.
     """
-    if not (least <= value <= most) or (above and value == least):
+    if not (math.isfinite(value) and least <= value <= most) or (above and value == least):
         start = f"more than {least:g}" if above else f"{least:g}"
         end = " or more" if most == math.inf and not above else f" to {most:g}" if most < math.inf else ""
         raise UserError(f"{option} {value:g}: use {start}{end}")

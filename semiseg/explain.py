@@ -21,13 +21,21 @@ _REASON = re.compile(
     r"|argument (-c/)?(?P<empty>--[\w.]+): expected one argument"
     r"|(?P<file>File does not exist|Path is not a file|Path is not readable): (?P<path>.+)"
     r"|(?P<group_value>Unable to load config) '(?P<value>.*)'"
-    r"|Expected a dot import path string: (?P<name>\S+)"
+    r"|(?:Expected a dot import path string|Unexpected import path format): (?P<name>\S+)"
+    r"|Expected a tuple with (?P<count>\d+) elements?\. Got value: (?P<elements>.*)"
+    r"|does not conform to restriction v(?P<restriction>\S+)"
     r"|(?P<foreign>to be a subclass|not correspond to a subclass|has no attribute|No module named)"
     r"|Expected an? (?P<type>(?!<class 'NoneType'>)(<class|typing\.)[^\n]*)"
 )
-_SET_ELSEWHERE = {"self", "params", "seed", "in_channels", "num_classes", "spatial_dims"}
+_SET_ELSEWHERE = {"seed", "in_channels", "num_classes", "spatial_dims"}
 _NOUNS = {"SegmentationDataModule": "data set", "SegmentationMethod": "method", "LRScheduler": "schedule"}
-_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "tuple": "a list in brackets",
+}
 
 
 def explain(report: str, args: Sequence[str] = ()) -> str:
@@ -89,6 +97,10 @@ def explain(report: str, args: Sequence[str] = ()) -> str:
             return f"{key} {value}: there is no Python module {module[1]}; put its folder on PYTHONPATH, or {near}"
         noun = next((_NOUNS.get(base.__name__, base.__name__.lower()) for base in bases), "class")
         return f"{key} {value}: no {noun} of that name; {near}"
+    if end["count"]:
+        return f"{key} {end['elements']}: give {end['count']} values"
+    if end["restriction"]:
+        return f"{key} {report.rpartition('Given value: ')[2].strip()}: use a number {end['restriction']}"
     return f"{key} {_wrong_type(report, end.start())}"
 
 
@@ -133,6 +145,23 @@ def _wrong_type(report: str, start: int) -> str:
     return f"{value[:60]}: expected {' or '.join(expected) or 'another type'}{hint}"
 
 
+def first_null(config: Any) -> str | None:
+    """The first option of model or data, without its dashes, that is null where its type knows no null.
+
+    jsonargparse checks the options further down, but lets these pass.
+
+    Args:
+        config: options of a subcommand, parsed.
+    """
+    for group in ("model", "data"):
+        kind = _class(config[group].class_path)
+        for option, value in vars(config[group].init_args).items():
+            hint = _hint(kind, option)
+            if value is None and hint not in (None, Any) and type(None) not in get_args(hint):
+                return f"{group}.{option}"
+    return None
+
+
 def _class(path: str) -> Any:
     """The class of an import path, or None."""
     module, _, name = path.rpartition(".")
@@ -157,9 +186,9 @@ def _constructors(kind: Any) -> Iterator[Any]:
 
 
 def _options(kind: Any) -> list[str]:
-    """Options of a class, less those that the data or the seed set."""
+    """Options of a class, less those that the data or the seed set, and what only the code can give."""
     parameters = [p for init in _constructors(kind) for p in inspect.signature(init).parameters.values()]
-    named = (p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
+    named = (p.name for p in parameters if p.default is not p.empty or p.name == "root")
     return [name for name in dict.fromkeys(named) if name not in _SET_ELSEWHERE]
 
 

@@ -247,12 +247,88 @@ def test_check_of_a_folder_without_masks(check):
         ("batch_size", "0", "use 1 or more"),
         ("unlabeled_batch_size", "-3", "use 1 or more"),
         ("num_workers", "-1", "use 0 or more"),
+        ("foreground_share", "7", "use 0 to 1"),
+        ("augmentation.rotate", "-1", "use 0 to 180"),
+        ("augmentation.zoom", "-3", "use 0 or more"),
+        ("augmentation.intensity", ".nan", "use 0 or more"),
+        ("batch_size", "null", "a value is needed"),
     ],
 )
 def test_option_out_of_range(option, value, hint, complains):
-    shown = value.replace(",", ", ")
+    shown = value.replace(",", ", ").removeprefix(".")
     complains(fit(*SYNTHETIC, f"--data.{option}", value), f"--data.{option} {shown}", hint)
     assert not RUN.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "hint"),
+    [
+        ("trainer.max_time", "00:00:00:02", "set their budget by --trainer.max_steps"),
+        ("trainer.limit_val_batches", "0", "say how often by --trainer.val_check_interval, in steps"),
+        ("trainer.check_val_every_n_epoch", "2", "say how often by --trainer.val_check_interval, in steps"),
+        ("trainer.val_check_interval", "00:00:00:01", "use 1 step or more, or a share of the budget"),
+        ("trainer.accumulate_grad_batches", "0", "use 1 or more"),
+        ("trainer.precision", "16-mixed", "needs a GPU; use bf16-mixed"),
+        ("trainer.precision", "transformer-engine", "Requirement 'transformer_engine"),
+        ("seed_everything", "-1", "give a number from 0 to 4294967295"),
+        ("seed_everything", "false", "give a number from 0 to 4294967295"),
+        ("method_name", "../../evil", "give it none of / and .."),
+        ("experiment", "..", "give it none of / and .."),
+        ("model.loss", "null", "a value is needed"),
+        ("model.optimizer", "null", "a value is needed"),
+        ("model.network", "null", "a value is needed"),
+    ],
+)
+def test_options_that_no_run_can_have(option, value, hint, complains):
+    name = "--trainer:" if value == "transformer-engine" else f"--{option}"
+    complains(fit(*SYNTHETIC, f"--{option}", value), name, hint)
+    assert not list(Path.cwd().rglob("last.ckpt"))
+    assert not list(Path.cwd().rglob("evil"))
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "value"),
+    [
+        ("UAMT", "weight.peak", "-1"),
+        ("UAMT", "weight.peak", ".nan"),
+        ("UAMT", "weight.peak", ".inf"),
+        ("UniMatch", "view_weights", "[-1,0.5]"),
+        ("ADVENT", "direct", "-1"),
+        ("DTC", "distance_weight", "-1"),
+        ("DTC", "steepness", "0"),
+        ("MCNet", "decoders", "[]"),
+    ],
+)
+def test_numbers_that_would_train_the_wrong_way(method, option, value, complains):
+    ramp = ("--model.weight", "SigmoidRamp") if option == "weight.peak" else ()
+    options = ("--data.labeled_count", "4", "--model", method, *ramp, f"--model.{option}", value)
+    shown = value.replace("[-1,0.5]", "-1").removeprefix(".")
+    complains(fit(*SYNTHETIC, *options), f"--model.{option} {shown}")
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (
+            ("--data.image_size", "[2,2]", "--data.batch_size", "1"),
+            ("the coarsest features are one pixel", "image_size"),
+        ),
+        (("--model.network.widths", "[8]", "--model.network.dropout", "[0]"), ("widths [8]", "two or more")),
+        (("--model.network.widths", "[4,0]"), ("widths [4, 0]", "1 channel or more")),
+    ],
+)
+def test_networks_that_cannot_be(options, parts, complains):
+    complains(fit(*SYNTHETIC, *options), *parts)
+
+
+def test_untrained_parts_of_a_network_in_two_processes():
+    network = ("--model.network", "Denoiser", *NETWORK)
+    ddp = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.labeled_count", "4")
+    args = [sys.executable, "-m", "semiseg", *fit(*SYNTHETIC, "--model", "PiModel", *network, *ddp)]
+    done = subprocess.run(args, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "give a Denoiser --model.network.image_pathway false" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_no_unlabeled_case_left(complains):
@@ -313,6 +389,15 @@ def test_learning_rate_far_too_high(complains):
         "gradient_clip_val 1)\n",
     )
     complains(fit(*SYNTHETIC, "--model.optimizer.lr", "-1"), "--model.optimizer: Invalid learning rate: -1")
+
+
+def test_a_network_spoilt_by_the_last_step_is_not_kept(complains):
+    complains(
+        fit(*SYNTHETIC, "--model.optimizer.lr", "1e30", "--trainer.max_steps", "1"),
+        "the network's predictions are not numbers",
+        "--model.optimizer.lr",
+    )
+    assert not list((RUN / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize("method", ["CpuTooSmall", "GpuTooSmall"])
@@ -456,6 +541,14 @@ def test_places_that_cannot_be_written(complains):
     Path("file").write_text("")
     complains(fit(*SYNTHETIC, "--runs_dir", "file/runs"), "run folder file/runs", "--runs_dir DIR")
     complains(fit(*SYNTHETIC, "--data.cache_dir", "file/cache"), "cache folder file/cache", "--data.cache_dir DIR")
+
+
+def test_weights_that_are_no_numbers(complains, run):
+    state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    state["network.encoder.levels.0.1.weight"][0] = float("nan")
+    torch.save({key.removeprefix("network."): value for key, value in state.items()}, "spoilt.pt")
+    options = ("--model.network.weights", "spoilt.pt", "--experiment", "next")
+    complains(fit(*SYNTHETIC, *options), "spoilt.pt: encoder.levels.0.1.weight holds values that are not numbers")
 
 
 # Predict

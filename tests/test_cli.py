@@ -54,6 +54,7 @@ def assert_complains(args, capsys, *parts):
         ("--model.optimizer.lr", "abc", "expected a number"),
         ("--trainer.max_steps", "abc", "expected a whole number"),
         ("--trainer.precision", "17", "expected one of 64, 32, 16"),
+        ("--labeled_epochs", "0", "use a number >0"),
     ],
 )
 def test_wrong_value(option, value, reason, capsys):
@@ -78,6 +79,21 @@ def test_wrong_value(option, value, reason, capsys):
 )
 def test_unknown_option(option, named, near, capsys):
     assert_complains(["fit", *SYNTHETIC, option, "1"], capsys, named, "no such option", f"did you mean {near}?")
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "value", "reason"),
+    [
+        ("UAMT", "--model.weight", "0.5", " 0.5: no ramp of that name; use one of ConstantWeight, LinearRamp"),
+        ("UAMT", "--model.weight.max_steps", "7", ": SigmoidRamp has no such option; use one of length, peak"),
+        ("UniMatch", "--model.view_weights", "[1]", " [1]: give 2 values"),
+        ("MCNet", "--model.decoders", "bilinear", " bilinear: expected a list in brackets"),
+    ],
+)
+def test_options_of_methods(method, option, value, reason, capsys):
+    ramp = ["--model.weight", "SigmoidRamp"] if option.endswith("max_steps") else []
+    args = ["fit", *SYNTHETIC, "--model", method, *ramp, option, value]
+    assert_complains(args, capsys, option + reason)
 
 
 def test_no_near_option_lists_those_of_the_place(capsys):

@@ -29,6 +29,7 @@ class ConstantWeight(Ramp):
     """
 
     def __init__(self, max_steps: int, peak: float = 1.0) -> None:
+        check_number("--model.weight.peak", peak, 0)
         self.peak = peak
 
     def __call__(self, step: int) -> float:
@@ -46,6 +47,7 @@ class LinearRamp(Ramp):
     """
 
     def __init__(self, max_steps: int, peak: float = 5.0, length: float = 1.0) -> None:
+        check_number("--model.weight.peak", peak, 0)
         check_number("--model.weight.length", length, 0)
         self.peak = peak
         self.rise = length * max_steps
@@ -68,6 +70,7 @@ class SigmoidRamp(Ramp):
     """
 
     def __init__(self, max_steps: int, peak: float = 0.1, length: float = 1.0) -> None:
+        check_number("--model.weight.peak", peak, 0)
         self.peak = peak
         self.rise = LinearRamp(max_steps, 1.0, length)
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semiseg.errors import check_number
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -26,6 +28,9 @@ class Augmentation:
         zoom: images are enlarged or shrunk by a factor of up to 1 + zoom, 2D only; 0 for none.
         intensity: largest relative change of contrast, and of brightness in standard deviations, each channel on its
             own, so that colours change too; 0 for none.
+
+    Raises:
+        UserError: a number is out of its range.
     """
 
     flip: bool = True
@@ -33,6 +38,12 @@ class Augmentation:
     rotate: float = 15.0
     zoom: float = 0.3
     intensity: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_number("--data.augmentation.rotate", self.rotate, 0, 180)
+        check_number("--data.augmentation.zoom", self.zoom, 0)
+        check_number("--data.augmentation.intensity", self.intensity, 0)
 
     def __call__(self, image: Tensor, mask: Tensor | None, random: np.random.Generator) -> tuple[Tensor, Tensor | None]:
         """Augment an image (C, *S) and its mask (*S) alike; the same generator state gives the same result."""

@@ -88,6 +88,7 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
         ):
             if value is not None:
                 check_number(f"--data.{option}", value, least)
+        check_number("--data.foreground_share", foreground_share, 0, 1)
         self.labeled_fraction = labeled_fraction
         self.labeled_count = labeled_count
         self.fold = fold
@@ -170,7 +171,8 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
         self.cache.trim()
         shapes = {case: self.prepared_image(case).shape[1:] for case in training}
         if self.patch_size is None:
-            if len(set(shapes.values())) > 1 and max(self.batch_size, self.unlabeled_batch_size) > 1:
+            together = max(self.batch_size, self.unlabeled_batch_size, len(self._wanted_streams))
+            if len(set(shapes.values())) > 1 and together > 1:
                 raise UserError(f"{self.root}: images differ in size; set --data.image_size or --data.patch_size")
             return
         for case, shape in shapes.items():

@@ -193,6 +193,11 @@ class SegmentationMethod(Method):
     def _logits(self, batch: dict[str, Any]) -> Iterator[Tensor]:
         """Logits (K, *S) of each case, at the size of its target."""
         logits = self(batch["image"]).float()
+        if torch.isnan(logits).any():  # before a checkpoint of it can be written
+            raise UserError(
+                "the network's predictions are not numbers; lower the learning rate (--model.optimizer.lr) or clip "
+                "gradients (--trainer.gradient_clip_val 1), as a new run (--experiment NAME)"
+            )
         return (resize_logits(logits[i : i + 1], t.shape)[0] for i, t in enumerate(batch["target"]))
 
     def _foreground(self, batch: dict[str, Any]) -> Iterator[Tensor]:
@@ -203,10 +208,15 @@ class SegmentationMethod(Method):
         """Search the threshold, if that is asked for."""
         if self.search_threshold:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            batches = (self.transfer_batch_to_device(b, self.device, 0) for b in data.val_dataloader())
+            batches = map(self.brought, data.val_dataloader())
             self.decision_threshold = best_threshold(
                 pair for batch in batches for pair in zip(self._foreground(batch), batch["target"], strict=True)
             )
+
+    def brought(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch of a loader on the device and in the precision of the run, outside of Lightning's own loops."""
+        batch = self.trainer.precision_plugin.convert_input(batch)
+        return dict(self.transfer_batch_to_device(batch, self.device, 0))
 
     def _score(self, batch: dict[str, Any], distances: bool) -> list[Tensor]:
         """Predict a batch's cases and add their metrics to the table."""

@@ -27,6 +27,8 @@ class Encoder(nn.Module):
         super().__init__()
         conv, pool = Conv[Conv.CONV, spatial_dims], Pool[Pool.MAX, spatial_dims]
         self.levels = nn.ModuleList()
+        if len(widths) < 2 or min(widths) < 1:
+            raise UserError(f"the network's widths {list(widths)}: give two or more, each of 1 channel or more")
         if len(widths) != len(dropout):
             raise UserError(
                 f"the network has {len(widths)} widths and {len(dropout)} dropout values: give both one value per level"
@@ -106,8 +108,8 @@ class UNet(Network):
         weights: checkpoint to start from, see `load_weights`.
 
     Raises:
-        UserError: `widths` and `dropout` differ in length, `weights` does not fit, or (in forward) an image's size is
-            not a multiple of `stride`.
+        UserError: `widths` are fewer than two or not positive, `widths` and `dropout` differ in length, `weights` does
+            not fit, or (in forward) an image's size is not a multiple of `stride`.
     """
 
     def __init__(

@@ -44,7 +44,7 @@ def load_weights(network: nn.Module, path: str | None, spare: tuple[str, ...] = 
 
     Raises:
         UserError: the file is missing, is damaged or no checkpoint, holds Python objects beside tensors and plain
-            values, has no key of the network, or belongs to another architecture.
+            values, or values that are not numbers, has no key of the network, or belongs to another architecture.
     """
     if path is None:
         return None
@@ -55,6 +55,8 @@ def load_weights(network: nn.Module, path: str | None, spare: tuple[str, ...] = 
             f"weights {path}: its keys ({_first(list(found))}) are none of this network's ({_first(list(wanted))}); "
             "give a checkpoint of stage 1 or the state_dict of the same network"
         )
+    if broken := next((key for key, value in found.items() if torch.isnan(value).any()), None):
+        raise UserError(f"weights {path}: {broken} holds values that are not numbers; give an earlier checkpoint")
     problems = {}
     for key in wanted | found:
         if key not in found:
@@ -66,7 +68,8 @@ def load_weights(network: nn.Module, path: str | None, spare: tuple[str, ...] = 
     shared: dict[tuple[int, tuple[int, ...]], str] = {}
     for key, value in wanted.items():
         twin = shared.setdefault((value.data_ptr(), tuple(value.shape)), key)
-        if value.numel() and twin in found and key in found and not torch.equal(found[key], found[twin]):
+        twins = twin != key and value.numel() > 0 and twin in found and key in found
+        if twins and not torch.equal(found[key], found[twin]):
             problems[key] = f"{key} and {twin} differ in the file but are one here"
     if misfits := [text for key, text in problems.items() if not key.startswith(HEAD)]:
         raise UserError(

@@ -119,8 +119,6 @@ class KeepBestAndLast(Checkpoint):
         """Save the end of the budget, where no validation fell on it."""
         if trainer.global_step != self.saved_step:
             self._save_last(trainer)
-        if trainer.is_global_zero and pl_module.monitor and not self.folder.checkpoint("best").exists():
-            raise UserError("no validation took place: lower --trainer.val_check_interval to at most the budget")
 
     def _save_last(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.folder.checkpoint("last"), weights_only=False)

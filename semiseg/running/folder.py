@@ -22,7 +22,10 @@ _FREE = {
     "data": {"num_workers", "cache_dir", "cache_gb", "root", "manifest", "ignore_unlabeled"},
     "model": {"threshold"},
 }
-_BOUND_TRAINER = ("max_steps", "val_check_interval", "precision", "gradient_clip_val", "accumulate_grad_batches")
+_BOUND_TRAINER = (
+    *("max_steps", "val_check_interval", "precision", "accumulate_grad_batches"),
+    *("gradient_clip_val", "gradient_clip_algorithm"),
+)
 
 
 class RunFolder:

@@ -23,7 +23,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from semiseg.data import SegmentationDataModule
-from semiseg.errors import OneLineParser, UserError
+from semiseg.errors import OneLineParser, UserError, check_number
+from semiseg.explain import first_null
 from semiseg.files import import_from_here
 from semiseg.methods import Method, PretrainingMethod
 from semiseg.networks.weights import load_weights
@@ -35,7 +36,10 @@ from semiseg.running.loggers import MetricsCSV, finish_wandb, wandb_logger
 from semiseg.running.results import WriteResults, key_of
 
 # Options of Lightning's trainer that would end or repeat the one long epoch of a run before its budget.
-_OTHER_BUDGETS = ("max_epochs", "limit_train_batches", "overfit_batches", "fast_dev_run")
+_OTHER_BUDGETS = ("max_epochs", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run")
+
+# Those that would leave validations out, or cases of them; with the value that does not.
+_OTHER_VALIDATIONS = {"limit_val_batches": None, "check_val_every_n_epoch": 1}
 
 # Options that each test may have of its own: the resolution is part of its name, the weights are the checkpoint's.
 _OF_A_TEST = ("data.evaluation", "model.network.weights")
@@ -100,6 +104,9 @@ class SemisegCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse a list of arguments, without Lightning's warning that there is a command line as well."""
         self.config = parser.parse_args(args)
+        seed = self.config[self.config.subcommand].seed_everything
+        if isinstance(seed, bool) or not 0 <= seed < 2**32:
+            raise UserError(f"--seed_everything {seed}: give a number from 0 to {2**32 - 1}, which seeds the whole run")
 
     def _parse_ckpt_path(self) -> None:
         """Keep the options as given: Lightning would replace those of the command line by the checkpoint's."""
@@ -126,8 +133,21 @@ class SemisegCLI(LightningCLI):
                 raise UserError(
                     f"--trainer.{option} is not for runs of semiseg; set their budget by --trainer.max_steps"
                 )
-        if not isinstance(trainer.val_check_interval, str) and (trainer.val_check_interval or 0) <= 0:
-            raise UserError(f"--trainer.val_check_interval {trainer.val_check_interval}: use 1 step or more")
+        for option, neutral in _OTHER_VALIDATIONS.items():
+            if trainer[option] != neutral:
+                raise UserError(
+                    f"--trainer.{option} is not for runs of semiseg: each validation scores all validation cases; say "
+                    "how often by --trainer.val_check_interval, in steps"
+                )
+        interval = trainer.val_check_interval
+        if isinstance(interval, str) or (interval or 0) <= 0:
+            raise UserError(f"--trainer.val_check_interval {interval}: use 1 step or more, or a share of the budget")
+        check_number("--trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1)
+        for option in ("experiment", "method_name"):
+            if (name := config[option]) is not None and name in ("", ".", "..", *{name} - {Path(name).name}):
+                raise UserError(f"--{option} {name}: becomes the name of one folder; give it none of / and ..")
+        if empty := first_null(config):
+            raise UserError(f"--{empty} null: a value is needed; leave the option out to keep the default")
         self.config_text = self._parser(self.subcommand).dump(config, skip_unset=False)
         weights = weights_of(config.model)
         self.lost_weights = weights if weights and not Path(weights).expanduser().exists() else None
@@ -152,9 +172,11 @@ class SemisegCLI(LightningCLI):
                 data = self.datamodule
                 steps = config.labeled_epochs * math.ceil(len(data.part("labeled")) / data.batch_size)
             kwargs.update(max_steps=steps)
-            if isinstance(config.trainer.val_check_interval, int):  # Lightning counts batches, we count steps
-                interval = min(config.trainer.val_check_interval, steps) * config.trainer.accumulate_grad_batches
-                kwargs.update(val_check_interval=interval)
+            interval = config.trainer.val_check_interval
+            if isinstance(interval, float):  # a share of the budget
+                interval = max(1, round(interval * steps))
+            interval = min(interval, steps) * config.trainer.accumulate_grad_batches  # Lightning counts batches
+            kwargs.update(val_check_interval=interval)
         else:
             kwargs.update(devices=1, num_nodes=1, strategy="auto")  # so that every case is scored exactly once
             if self.subcommand == "test":
@@ -162,7 +184,7 @@ class SemisegCLI(LightningCLI):
                 key = key_of(self.checkpoint, self.datamodule.evaluation, searched, self.changed)
                 own += [WriteResults(self.folder, key)]
         try:
-            return super().instantiate_trainer(
+            trainer = super().instantiate_trainer(
                 **kwargs,
                 default_root_dir=str(self.folder.path),
                 logger=[*loggers, *self._loggers(), *_listed(config.trainer.logger)],
@@ -172,8 +194,11 @@ class SemisegCLI(LightningCLI):
                 enable_progress_bar=not quiet,
                 enable_checkpointing=True,
             )
-        except (ValueError, TypeError) as error:  # Lightning's, about an option of its trainer
+        except (ValueError, TypeError, ImportError) as error:  # Lightning's, about an option of its trainer
             raise UserError(f"--trainer: {error}") from error
+        if str(config.trainer.precision).startswith("16") and trainer.precision == "bf16-mixed":
+            raise UserError(f"--trainer.precision {config.trainer.precision} needs a GPU; use bf16-mixed")
+        return trainer
 
     def _open_folder(self) -> None:
         """Open the folder of the run, lock it, write configuration and split; a run that is done ends here."""

@@ -75,7 +75,7 @@ class WriteResults(Callback):
         panels = {}
         with torch.inference_mode():
             for batch in data.evaluation_loader([data.by_name[case] for case in notes]):
-                batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
+                batch = pl_module.brought(batch)  # type: ignore[operator]
                 predictions = pl_module.class_maps(batch)  # type: ignore[operator]
                 for i, prediction in enumerate(predictions):
                     case = batch["case"][i]

@@ -508,6 +508,10 @@ def test_images_of_several_sizes_need_a_size(tmp_path):
     with pytest.raises(UserError, match="differ in size"):
         families.PH2(**{**options, "fold": fold}, image_size=None).prepare_data()
     families.PH2(**{**options, "fold": fold}, image_size=None, patch_size=(16, 16)).prepare_data()
+    one_by_one = families.PH2(**{**options, "fold": fold}, image_size=None, batch_size=1)
+    attach(one_by_one, streams=("labeled",)).prepare_data()
+    with pytest.raises(UserError, match="differ in size"):  # a labeled and an unlabeled one go together
+        attach(one_by_one).prepare_data()
 
 
 def test_broken_files_are_named_before_training(tmp_path):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins import HalfPrecision
 from torch import nn
 
 from semiseg import methods
@@ -483,6 +484,17 @@ def test_losses_are_in_single_precision_whatever_the_network_computes_in(name):
     losses = {key: value for key, value in method.logged.items() if key.startswith("train/loss")}
     assert {value.dtype for value in losses.values()} == {torch.float32}
     assert len(losses) >= 3
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", TRAINED_WITHOUT_LABELS)
+def test_a_step_in_half_precision_throughout(name, dims):
+    method, batch, plugin = built(name, dims), drawn(dims), HalfPrecision("bf16-true")
+    batch = plugin.convert_input(batch)
+    with plugin.forward_context():
+        loss = method.bfloat16().training_step(batch, 0)
+    loss.backward()
+    assert loss.isfinite()
 
 
 @pytest.mark.parametrize("name", TRAINED_WITHOUT_LABELS)

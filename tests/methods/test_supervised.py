@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from semiseg.cli import main
 from semiseg.losses import dice_ce
 from semiseg.methods import Supervised
 from semiseg.networks import UNet
@@ -64,3 +66,13 @@ def test_initial_weights_are_used_and_not_needed_again(fit, tmp_path: Path) -> N
     assert all(torch.equal(content["state_dict"][key], pretrained[key]) for key in learnt)
     assert content["hyper_parameters"]["network"]["init_args"]["weights"] is None
     Supervised.load_from_checkpoint(second / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_other_precisions_are_those_of_tests_too(precision: str, fit) -> None:
+    run = fit(
+        "--data", "Synthetic", "--data.num_cases", "10", "--data.size", "[16,16]", "--trainer.precision", precision
+    )
+    assert main(["test", "--run", str(run)]) == 0
+    assert main(["test", "--run", str(run), "--model.threshold", "validation"]) == 0
+    assert {path.name for path in (run / "figures").glob("cases*")} == {"cases-test.png", "cases-threshold-test.png"}

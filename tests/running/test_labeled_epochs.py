@@ -1,5 +1,6 @@
 """The papers' budget: passes over the labeled images instead of a number of steps."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -64,6 +65,15 @@ def test_steps_given_beside_a_protocol_are_the_budget(steps: list[str], tmp_path
     assert main(["fit", "--config", "configs/protocol/published.yaml", *steps, *options(tmp_path, "0.5")]) == 0
     (status,) = (json.loads(path.read_text()) for path in (tmp_path / "runs").rglob("status.json"))
     assert status["step"] == 3
+
+
+@pytest.mark.parametrize("interval", ["2", "0.4"])
+def test_validations_are_counted_in_optimiser_steps(interval: str, tmp_path: Path) -> None:
+    """A share of the budget too, however many batches a step accumulates: a checkpoint lies between two steps."""
+    steps = ["--trainer.max_steps", "5", "--trainer.accumulate_grad_batches", "3"]
+    assert main(["fit", *options(tmp_path, "0.5"), *steps, "--trainer.val_check_interval", interval]) == 0
+    (table,) = (tmp_path / "runs").rglob("metrics.csv")
+    assert [int(row["step"]) for row in csv.DictReader(table.open()) if row["val/dice"]] == [1, 3]  # from 0
 
 
 def test_a_run_keeps_to_its_budget(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

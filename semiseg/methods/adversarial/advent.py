@@ -34,6 +34,7 @@ class ADVENT(SemiSupervisedMethod):
 
     def __init__(self, direct: float = 0.0, discriminator_lr: float = 0.0001, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_number("--model.direct", direct, 0)
         check_number("--model.discriminator_lr", discriminator_lr, 0)
         self.discriminator = discriminator(self.hparams["num_classes"], self.spatial_dims)
         self.direct = direct
@@ -51,7 +52,8 @@ class ADVENT(SemiSupervisedMethod):
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         logits, unlabeled_logits = self.on_both(self.network, labeled["image"], unlabeled["image"])
         p = probabilities(unlabeled_logits)
-        source, target = self_information(probabilities(logits)), self_information(p)
+        dtype = next(self.discriminator.parameters()).dtype  # not single in bf16-true
+        source, target = (self_information(q).to(dtype) for q in (probabilities(logits), p))
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         fooled = functional_call(self.discriminator, frozen, (target,)).float()
         fooling = F.softplus(-fooled).mean()  # cross-entropy of taking them for labeled ones

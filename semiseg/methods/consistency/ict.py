@@ -33,7 +33,8 @@ class ICT(TeacherStudentMethod):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Supervised loss + weight x squared difference of the mixtures."""
         labeled, image = batch["labeled"], batch["unlabeled"]["image"]
-        share = float(torch.distributions.Beta(self.alpha, self.alpha).sample())
+        alpha = torch.tensor(self.alpha, dtype=torch.float32)  # whatever the precision of the run
+        share = float(torch.distributions.Beta(alpha, alpha).sample())
         mixture = share * image + (1 - share) * image.roll(1, 0)
         logits, mixed_logits = self.on_both(self.network, labeled["image"], mixture)
         q = probabilities(self.teacher(image))

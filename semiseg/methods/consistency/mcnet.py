@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from semiseg.components.branches import Branch, MeanOf, WeightsFor, another
-from semiseg.errors import check_number
+from semiseg.errors import UserError, check_number
 from semiseg.losses import probabilities, sharpened, squared_error
 from semiseg.methods.semi_supervised import SemiSupervisedMethod
 from semiseg.networks.layers import Upsampling
@@ -45,6 +45,8 @@ class MCNet(SemiSupervisedMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if not decoders:
+            raise UserError("--model.decoders []: name one further decoder or more, such as [bilinear]")
         self.others = nn.ModuleList(
             Branch(another(self.make_network, weights_for, upsample=upsample)) for upsample in decoders
         )

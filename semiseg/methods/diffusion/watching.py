@@ -106,7 +106,7 @@ class WatchTeaching(Callback):
         dice: dict[int, list[float]] = {count: [] for count in SAMPLES}
         pl_module.eval()
         for batch in data.evaluation_loader(data.part("validation")[: CASES[pl_module.spatial_dims]]):
-            batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
+            batch = pl_module.brought(batch)
             for pl_module.sampler.samples in SAMPLES:
                 with trainer.precision_plugin.forward_context():
                     predictions = pl_module.class_maps(batch)
