@@ -515,10 +515,13 @@ def test_run_folder_in_use(complains):
     assert not (RUN / "config.yaml").exists()
 
 
-def test_run_folder_with_another_configuration(complains, run):
+@pytest.mark.parametrize(
+    ("option", "before", "now"), [("max_steps", "2", "4"), ("gradient_clip_algorithm", "None", "value")]
+)
+def test_run_folder_with_another_configuration(option, before, now, complains, run):
     config = (run / "config.yaml").read_text()
-    change = ("--trainer.max_steps", "4")
-    complains(fit(*SYNTHETIC, *change), f"run folder {RUN} holds a run with trainer.max_steps 2, not 4", "--experiment")
+    words = f"run folder {RUN} holds a run with trainer.{option} {before}, not {now}"
+    complains(fit(*SYNTHETIC, f"--trainer.{option}", now), words, "--experiment")
     assert (RUN / "config.yaml").read_text() == config
 
 
