@@ -209,9 +209,10 @@ class SegmentationMethod(Method):
         if self.search_threshold:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             batches = map(self.brought, data.val_dataloader())
-            self.decision_threshold = best_threshold(
-                pair for batch in batches for pair in zip(self._foreground(batch), batch["target"], strict=True)
-            )
+            with self.trainer.precision_plugin.forward_context():
+                self.decision_threshold = best_threshold(
+                    pair for batch in batches for pair in zip(self._foreground(batch), batch["target"], strict=True)
+                )
 
     def brought(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch of a loader on the device and in the precision of the run, outside of Lightning's own loops."""

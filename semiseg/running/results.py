@@ -73,7 +73,7 @@ class WriteResults(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         preprocessing: Any = pl_module.preprocessing
         panels = {}
-        with torch.inference_mode():
+        with torch.inference_mode(), trainer.precision_plugin.forward_context():
             for batch in data.evaluation_loader([data.by_name[case] for case in notes]):
                 batch = pl_module.brought(batch)  # type: ignore[operator]
                 predictions = pl_module.class_maps(batch)  # type: ignore[operator]

@@ -527,7 +527,7 @@ def test_stages_are_spread_over_the_training_and_do_not_pile_up(dims, tmp_path, 
 def test_the_comparison_of_noises_leaves_the_method_as_it_was(monkeypatch, tmp_path):
     method = built(DiffusionTeacherStudent, num_samples=3)
     method.preprocessing = SimpleNamespace(class_names=["background", "one", "two"], patch_size=None)
-    monkeypatch.setattr(method, "transfer_batch_to_device", lambda batch, device, i: batch)
+    monkeypatch.setattr(method, "brought", lambda batch: batch)
     used = []
     original = method.sampler.forward
     monkeypatch.setattr(method.sampler, "forward", lambda image: used.append(method.sampler.samples) or original(image))

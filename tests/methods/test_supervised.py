@@ -10,6 +10,8 @@ from semiseg.losses import dice_ce
 from semiseg.methods import Supervised
 from semiseg.networks import UNet
 
+DATA = ("--data", "Synthetic", "--data.num_cases", "10", "--data.size", "[16,16]")
+
 
 def tiny_network(in_channels: int, num_classes: int, spatial_dims: int) -> UNet:
     return UNet(in_channels, num_classes, spatial_dims, widths=(4, 8), dropout=(0, 0))
@@ -50,13 +52,12 @@ def test_the_loss_option_is_the_loss() -> None:
 
 
 def test_initial_weights_are_used_and_not_needed_again(fit, tmp_path: Path) -> None:
-    data = ("--data", "Synthetic", "--data.num_cases", "10", "--data.size", "[16,16]")
-    first = fit(*data)
+    first = fit(*DATA)
     stage1 = tmp_path / "stage1.ckpt"
     (first / "checkpoints" / "last.ckpt").rename(stage1)
     pretrained = torch.load(stage1, weights_only=True)["state_dict"]
     second = fit(
-        *data, "--experiment", "second", "--model.network.weights", str(stage1), "--model.optimizer.lr", "0",
+        *DATA, "--experiment", "second", "--model.network.weights", str(stage1), "--model.optimizer.lr", "0",
         "--model.optimizer.weight_decay", "0",
     )  # fmt: skip
     stage1.unlink()
@@ -76,3 +77,15 @@ def test_other_precisions_are_those_of_tests_too(precision: str, fit) -> None:
     assert main(["test", "--run", str(run)]) == 0
     assert main(["test", "--run", str(run), "--model.threshold", "validation"]) == 0
     assert {path.name for path in (run / "figures").glob("cases*")} == {"cases-test.png", "cases-threshold-test.png"}
+
+
+def test_thresholds_and_pictures_are_made_in_the_precision_of_the_scores(fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = fit(*DATA, "--trainer.precision", "bf16-mixed")
+    seen = []
+    whole = Supervised.forward
+    monkeypatch.setattr(
+        Supervised, "forward", lambda self, image: seen.append(torch.is_autocast_enabled("cpu")) or whole(self, image)
+    )
+    assert main(["test", "--run", str(run), "--model.threshold", "validation"]) == 0
+    assert seen == [True] * len(seen)
+    assert len(seen) >= 3, "validation, test, pictures"
