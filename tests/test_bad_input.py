@@ -268,6 +268,7 @@ def test_option_out_of_range(option, value, hint, complains):
         ("trainer.check_val_every_n_epoch", "2", "say how often by --trainer.val_check_interval, in steps"),
         ("trainer.val_check_interval", "00:00:00:01", "use 1 step or more, or a share of the budget"),
         ("trainer.accumulate_grad_batches", "0", "use 1 or more"),
+        ("trainer.log_every_n_steps", "0", "use 1 or more"),
         ("trainer.precision", "16-mixed", "needs a GPU; use bf16-mixed"),
         ("trainer.precision", "transformer-engine", "Requirement 'transformer_engine"),
         ("seed_everything", "-1", "give a number from 0 to 4294967295"),

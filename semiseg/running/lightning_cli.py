@@ -142,7 +142,9 @@ class SemisegCLI(LightningCLI):
         interval = trainer.val_check_interval
         if isinstance(interval, str) or (interval or 0) <= 0:
             raise UserError(f"--trainer.val_check_interval {interval}: use 1 step or more, or a share of the budget")
-        check_number("--trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1)
+        for option in ("accumulate_grad_batches", "log_every_n_steps"):
+            if trainer[option] is not None:
+                check_number(f"--trainer.{option}", trainer[option], 1)
         for option in ("experiment", "method_name"):
             if (name := config[option]) is not None and name in ("", ".", "..", *{name} - {Path(name).name}):
                 raise UserError(f"--{option} {name}: becomes the name of one folder; give it none of / and ..")
