@@ -123,31 +123,10 @@ class SemisegCLI(LightningCLI):
             parser.link_arguments(f"data.{fact}", f"model.init_args.{fact}", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        """Check the budget; validate at least once in it; do without initial weights that are gone."""
+        """Check what the parser cannot; do without initial weights that are gone."""
         config = self.config[self.subcommand]
-        trainer = config.trainer
-        if trainer.max_steps <= 0:
-            raise UserError("--trainer.max_steps is not set: the budget of a run is counted in optimiser steps")
-        for option in _OTHER_BUDGETS:
-            if trainer[option]:
-                raise UserError(
-                    f"--trainer.{option} is not for runs of semiseg; set their budget by --trainer.max_steps"
-                )
-        for option, neutral in _OTHER_VALIDATIONS.items():
-            if trainer[option] != neutral:
-                raise UserError(
-                    f"--trainer.{option} is not for runs of semiseg: each validation scores all validation cases; say "
-                    "how often by --trainer.val_check_interval, in steps"
-                )
-        interval = trainer.val_check_interval
-        if isinstance(interval, str) or (interval or 0) <= 0:
-            raise UserError(f"--trainer.val_check_interval {interval}: use 1 step or more, or a share of the budget")
-        for option in ("accumulate_grad_batches", "log_every_n_steps"):
-            if trainer[option] is not None:
-                check_number(f"--trainer.{option}", trainer[option], 1)
-        for option in ("experiment", "method_name"):
-            if (name := config[option]) is not None and name in ("", ".", "..", *{name} - {Path(name).name}):
-                raise UserError(f"--{option} {name}: becomes the name of one folder; give it none of / and ..")
+        if self.subcommand == "fit":
+            _check_fit(config)
         if empty := first_null(config):
             raise UserError(f"--{empty} null: a value is needed; leave the option out to keep the default")
         self.config_text = self._parser(self.subcommand).dump(config, skip_unset=False)
@@ -322,6 +301,35 @@ class SemisegCLI(LightningCLI):
         self.config_init[self.subcommand].verbose = self.subcommand == "validate"  # a test prints its own table
 
     before_validate = before_test
+
+
+def _check_fit(config: Any) -> None:
+    """Refuse what a run cannot have: no budget, or a second one; validations in part; names that are paths.
+
+    Raises:
+        UserError: an option is so.
+    """
+    trainer = config.trainer
+    if trainer.max_steps <= 0:
+        raise UserError("--trainer.max_steps is not set: the budget of a run is counted in optimiser steps")
+    for option in _OTHER_BUDGETS:
+        if trainer[option]:
+            raise UserError(f"--trainer.{option} is not for runs of semiseg; set their budget by --trainer.max_steps")
+    for option, neutral in _OTHER_VALIDATIONS.items():
+        if trainer[option] != neutral:
+            raise UserError(
+                f"--trainer.{option} is not for runs of semiseg: each validation scores all validation cases; say how "
+                "often by --trainer.val_check_interval, in steps"
+            )
+    interval = trainer.val_check_interval
+    if isinstance(interval, str) or (interval or 0) <= 0:
+        raise UserError(f"--trainer.val_check_interval {interval}: use 1 step or more, or a share of the budget")
+    for option in ("accumulate_grad_batches", "log_every_n_steps"):
+        if trainer[option] is not None:
+            check_number(f"--trainer.{option}", trainer[option], 1)
+    for option in ("experiment", "method_name"):
+        if (name := config[option]) is not None and name in ("", ".", "..", *{name} - {Path(name).name}):
+            raise UserError(f"--{option} {name}: becomes the name of one folder; give it none of / and ..")
 
 
 def _rank() -> int:
