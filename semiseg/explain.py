@@ -58,6 +58,8 @@ def explain(report: str, args: Sequence[str] = ()) -> str:
 
     if end["required"]:
         of_base = end["required"] in ("data", "fit.data") or owner.endswith(".SegmentationDataModule")
+        if not place and end["required"].endswith(".model"):
+            return "--model is missing: name a method, such as --config configs/method/uamt.yaml or --model Supervised"
         return _NO_DATA if of_base else f"{key}.{end['required']} is missing: {owner.split('.')[-1]} needs it"
     if end["empty"]:
         # jsonargparse names the group; the user typed one of its options

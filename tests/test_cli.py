@@ -162,6 +162,7 @@ def test_config_file_missing(form, capsys):
         (["fit"], ["--data is missing", "--config configs/data/glas.yaml"]),
         (["fit", "--data.fold", "1"], ["--data is missing"]),
         (["fit", "--data", "Folder"], ["--data.root is missing: Folder needs it"]),
+        (["fit", *SYNTHETIC, "--model", "null"], ["--model is missing: name a method"]),
         (["fit", *SYNTHETIC, "--data.root"], ["--data.root: a value is missing after it"]),
         (["fit", "--config"], ["--config: a value is missing after it"]),
         (["fit", *SYNTHETIC, "stray"], ["stray: not understood here", "--"]),
