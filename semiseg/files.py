@@ -1,18 +1,31 @@
-"""Files that are whole or not there."""
+"""Atomic file writes, lock files, and readers that bound what a file may ask for."""
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
+import io
+import json
 import os
+import re
+import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
+
+import yaml
 
 from semiseg.errors import UserError
+
+MAX_BYTES = 64 * 2**20  # of a text file
+MAX_DEPTH = 50  # of lists and mappings inside each other
+MAX_NODES = 200_000  # of a YAML file, its aliases expanded
+TEMPORARY = ".semiseg-"  # start of the names of temporary files
 
 
 def import_from_here() -> None:
@@ -21,22 +34,36 @@ def import_from_here() -> None:
         sys.path.append(os.getcwd())
 
 
-def take_lock(path: Path) -> IO[str] | None:
-    """Lock a file until it is closed or this process ends, however it ends; None where another process holds it."""
-    file = open(path, "w")  # noqa: SIM115  (held)
+def take_lock(path: Path, wait: bool = False) -> IO[str] | None:
+    """Lock a file until it is closed or this process ends, however it ends.
+
+    Args:
+        path: the lock file; created if it is missing, never emptied. A symbolic link is refused.
+        wait: wait for another process that holds the lock.
+
+    Returns:
+        The open file, or None where another process holds the lock and `wait` is false.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    file = os.fdopen(handle, "r+")
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by loader processes
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise UserError(f"{path}: is not a regular file; remove it")
+        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))  # unlike flock, not inherited by workers
     except OSError as error:
         file.close()
         if error.errno not in (errno.EACCES, errno.EAGAIN):  # such as a file system without locks
             raise
         return None
+    except UserError:
+        file.close()
+        raise
     return file
 
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target` that takes its place once the block has succeeded, and vanishes otherwise.
+    """A temporary path beside `target` that replaces it when the block succeeds, and is removed otherwise.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
@@ -44,7 +71,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=target.name)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=TEMPORARY, suffix=target.name)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -60,3 +87,176 @@ def atomic_path(target: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """Content of a regular file; a FIFO or a device, which may never end, is refused.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is not a regular file, is larger than `limit` bytes, or cannot be read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f"{path}: is not a regular file; replace or remove it")
+            content = file.read(limit + 1) if status.st_size <= limit else b""
+            if len(content) > limit or status.st_size > limit:
+                raise UserError(f"{path}: is larger than {limit >> 20} MiB, the limit for such a file")
+            return content
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+
+
+def read_text(path: Path, limit: int = MAX_BYTES) -> str:
+    """Text of a UTF-8 file, without its byte order mark.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: as `read_bytes`, or it is not UTF-8 text.
+    """
+    content = read_bytes(path, limit)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    if "\0" in text:
+        raise UserError(f"{path}: holds a NUL byte, so it is not a text file; save it as UTF-8 text")
+    return text
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: as `read_text`, or it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not valid JSON ({error})") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """Content of a YAML file, plain types only.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: as `read_text` and `parse_yaml`.
+    """
+    return parse_yaml(read_text(path, limit=4 * 2**20), str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML text as plain types.
+
+    Args:
+        text: the text.
+        where: file or option that holds it, for messages.
+
+    Raises:
+        UserError: it is not valid YAML, is nested too deeply, expands to too many values, refers to itself, has a key
+            twice, or holds a number that YAML reads in another base than people do (`0777` is 511).
+    """
+    try:
+        _check_yaml(text, where)
+        return yaml.load(text, _UniqueKeys)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or error
+        raise UserError(f"{where}{line}: not valid YAML ({problem}); correct it") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not valid YAML ({error}); correct it") from error
+
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is installed
+_OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[1-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+
+
+class _UniqueKeys(_Loader):  # type: ignore[misc]
+    """The safe loader, which refuses a mapping that has a key twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
+        if twice := [key for key, count in counts.items() if count > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]} is there twice", node.start_mark)
+        return cast(dict[Any, Any], super().construct_mapping(node, deep))
+
+
+def _check_yaml(text: str, where: str) -> None:
+    """Count depth and values from the parser's events, before anything is built from them."""
+    sizes: dict[str, tuple[int, int]] = {}  # values and depth behind each anchor
+    stack: list[list[Any]] = [[None, 0, 0]]  # anchor, values, depth of each open list or mapping
+    for event in yaml.parse(text, _Loader):
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            stack.append([event.anchor, 1, 1])
+            values, depth = 0, len(stack)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, values, depth = stack.pop()
+            sizes[anchor] = values, depth
+            depth += 1
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise UserError(f"{where}, line {line}: *{event.anchor} refers to itself or to nothing; write it out")
+            values, depth = sizes[event.anchor]
+            depth += 1
+        elif isinstance(event, yaml.ScalarEvent):
+            values, depth = 1, 1
+            sizes[event.anchor] = values, depth
+            if event.implicit[0] and _OTHER_BASE.fullmatch(event.value):
+                raise UserError(
+                    f"{where}, line {line}: YAML reads {event.value} as a number of another base; write it without "
+                    "leading 0 or colon, or in quotes"
+                )
+        else:
+            continue
+        stack[-1][1] += values
+        stack[-1][2] = max(stack[-1][2], depth)
+        if max(depth, len(stack)) > MAX_DEPTH:
+            raise UserError(f"{where}, line {line}: lists and mappings are nested more than {MAX_DEPTH} deep")
+        if sum(entry[1] for entry in stack) > MAX_NODES:
+            raise UserError(f"{where}, line {line}: holds more than {MAX_NODES} values")
+
+
+def read_table(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file whose first line names the columns; every row has one field per column.
+
+    Names and values are stripped; blank lines are skipped.
+
+    Args:
+        path: the file.
+        required: columns that must be there.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: as `read_text`, or the file is not CSV, lacks a column, names one twice, or has a row with more or
+            fewer fields than columns.
+    """
+    reader = csv.reader(io.StringIO(read_text(path, limit=256 * 2**20), newline=""), skipinitialspace=True, strict=True)
+    rows: list[dict[str, str]] = []
+    try:
+        columns = [name.strip() for name in next(reader, [])]
+        if missing := [name for name in required if name not in columns]:
+            raise UserError(
+                f"{path}: lacks the column(s) {', '.join(missing)}; its first line must name {', '.join(required)}"
+            )
+        if len(set(columns)) < len(columns):
+            raise UserError(f"{path}: its first line names a column twice")
+        for fields in reader:
+            if len(fields) not in (0, len(columns)):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: has {len(fields)} fields for {len(columns)} columns; put a value "
+                    "that holds a comma in quotes"
+                )
+            if fields:
+                rows.append(dict(zip(columns, (field.strip() for field in fields), strict=True)))
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: not valid CSV ({error}); correct it") from error
+    return rows
