@@ -39,7 +39,13 @@ def check_number(option: str, value: float, least: float, most: float = math.inf
     Raises:
         UserError: it is not.
     """
-    if not (math.isfinite(value) and least <= value <= most) or (above and value == least):
-        start = f"more than {least:g}" if above else f"{least:g}"
-        end = " or more" if most == math.inf and not above else f" to {most:g}" if most < math.inf else ""
-        raise UserError(f"{option} {value:g}: use {start}{end}")
+    if not least <= value <= most or value == math.inf or (above and value == least):
+        start = f"more than {_shown(least)}" if above else _shown(least)
+        end = " or more" if most == math.inf and not above else f" to {_shown(most)}" if most < math.inf else ""
+        raise UserError(f"{option} {_shown(value)}: use {start}{end}")
+
+
+def _shown(value: float) -> str:
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**18 else "of more than 18 digits"
+    return f"{value:g}"
