@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,17 +27,19 @@ from PIL import Image as Pillow
 from semiseg.data.headers import (
     check_axes,
     check_claim,
-    check_metaimage,
-    check_nrrd,
     check_png,
     check_slices,
     check_spacing,
+    check_tiff,
 )
 from semiseg.data.reading import reading
+from semiseg.data.text_headers import check_metaimage, check_nrrd
 from semiseg.errors import UserError
 from semiseg.files import atomic_path
 
 sitk.ProcessObject_SetGlobalWarningDisplay(False)  # what is wrong is said once, by us
+nib.imageglobals.logger.setLevel("CRITICAL")
+warnings.filterwarnings("ignore", category=Pillow.DecompressionBombWarning)
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NIFTI = (".nii", ".nii.gz")
@@ -158,9 +161,14 @@ def _check_values(path: Path, array: np.ndarray) -> None:
 def _picture(path: Path) -> Iterator[Pillow.Image]:
     """A picture whose file is whole, as far as its format can tell."""
     check_png(path)
-    with Pillow.open(path) as picture:
+    try:
+        picture = Pillow.open(path)
+    except Pillow.DecompressionBombError as error:
+        raise UserError(f"{path}: has more pixels than are read ({error}); cut it into tiles") from error
+    with picture:
         if (pages := getattr(picture, "n_frames", 1)) > 1:
             raise UserError(f"{path}: holds {pages} pictures; save each as an image, or all as a NIfTI volume")
+        check_tiff(path, getattr(picture, "tag_v2", {}))
         yield picture
 
 
@@ -190,11 +198,12 @@ def _load_nifti(path: Path) -> Any:
         kind: Any = next((k for k in kinds if k.header_class.may_contain_header(head)), None)
         if kind is None:
             raise UserError(f"{path}: cannot be read, truncated or not a NIfTI image; replace or remove it")
-        header = kind.header_class(head[: kind.header_class.sizeof_hdr])
+        header = kind.header_class(head[: kind.header_class.sizeof_hdr], check=False)  # which would mend it in silence
         shape, size = header.get_data_shape(), header.get_data_dtype().itemsize
         if len(shape) not in (3, 4):
             raise UserError(f"{path}: has {len(shape)} axes; a volume has 3, or 4 with channels last")
         check_claim(path, shape, size)
+        check_axes(path, header.get_best_affine()[:3, :3])
         expected = header.get_data_offset() + int(np.prod(shape, dtype=object)) * size
         content = BytesIO(head)
         content.seek(0, os.SEEK_END)
@@ -209,7 +218,6 @@ def _load_nifti(path: Path) -> Any:
 def _read_nifti(path: Path) -> Image:
     file = _load_nifti(path)
     kind, affine, own = type(file), file.affine, file.header
-    check_axes(path, affine[:3, :3])
     turn = ornt_transform(io_orientation(affine), _RAS)
     data = apply_orientation(np.asanyarray(file.dataobj), turn)
     array = np.moveaxis(data, -1, 0) if data.ndim == 4 else data[None]
