@@ -38,6 +38,7 @@ _TORCH = {
         "--model.network: this method leaves parts of it untrained, for which several processes wait; give a Denoiser "
         "--model.network.image_pathway false, else use --trainer.strategy ddp_find_unused_parameters_true"
     ),
+    r"Exceeds the limit \(4300 digits\)": "a number of the options has more than 4300 digits; correct it",
     "does not allow for gradient clipping": (
         "--trainer.gradient_clip_val: not with a fused optimiser; use --model.optimizer.fused false"
     ),

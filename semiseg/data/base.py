@@ -83,6 +83,9 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
         seed: int = 0,
     ) -> None:
         lightning.LightningDataModule.__init__(self)
+        for option, path in (("root", root), ("cache_dir", cache_dir)):
+            if path is not None and "\0" in path:
+                raise UserError(f"--data.{option} {path!a}: holds a NUL character; correct it")
         for option, value, least, most in (
             ("batch_size", batch_size, 1, 4096),
             ("unlabeled_batch_size", unlabeled_batch_size, 1, 4096),

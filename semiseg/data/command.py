@@ -51,12 +51,17 @@ def data_command(args: Sequence[str]) -> int:
         parser.add_argument("--output", type=str, default="preview.png" if action == "preview" else "split.json")
     if action == "preview":
         parser.add_argument("--count", type=int, default=12, help="number of cases shown, 1 to 100")
+    from semiseg.explain import first_null
     from semiseg.running.configs import find_configs
 
     options = parser.parse_args(find_configs(rest))
+    if empty := first_null(options):
+        raise UserError(f"--{empty} null: a value is needed; leave the option out to keep the default")
     data: SegmentationDataModule = parser.instantiate(options).data
     if action == "check":
         return _check(data)
+    if "\0" in options.output or (Path(options.output).exists() and not Path(options.output).is_file()):
+        raise UserError(f"--output {options.output!a}: is no file; give the name of one")
     if action == "preview":
         _preview(data, Path(options.output), options.count)
     else:
