@@ -52,7 +52,7 @@ def read_parts(lists: Mapping[Part, Path], images: Mapping[str, Path]) -> dict[s
 
 def _case_of(entry: str, images: Mapping[str, Path], where: str) -> str:
     """The case that a line names, by its last part, or by the folder of its image."""
-    *_, folder, name = ["", *(part for part in entry.replace("\\", "/").split("/") if part)]
+    *_, folder, name = ["", "", *(part for part in entry.replace("\\", "/").split("/") if part)]
     if name not in images and folder in images and images[folder].name == name:
         name = folder
     if name not in images:
