@@ -40,7 +40,7 @@ def test_trains_tests_and_predicts(tiny, tmp_path: Path, monkeypatch: pytest.Mon
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "--trust" in error
-    assert main(["predict", str(best), "one.png", "--output", "masks", "--trust", "--device", "cpu"]) == 0
+    assert main(["predict", str(best), "one.png", "--output", "masks", "--trust", "my_method", "--device", "cpu"]) == 0
     assert Image.open("masks/one.png").size == (40, 40)
     with pytest.raises(UserError, match="--trust"):
         Predictor(best)
