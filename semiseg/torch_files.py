@@ -77,7 +77,7 @@ def read_torch_file(path: Path) -> Any:
         elif isinstance(value, OrderedDict):
             _check_attributes(value)
         elif not isinstance(value, dict | list | tuple | str | int | float | torch.device | None):
-            raise PythonObjectsError(type(value).__name__)
+            raise PythonObjectsError(f"holds a {type(value).__name__}")
     return content
 
 
@@ -223,7 +223,7 @@ def _check_pickle(description: bytes) -> None:
             raise UnreadableError("describes too many values")
         if name in _SCALARS:
             if name == "GLOBAL" and argument not in _GLOBALS:
-                raise PythonObjectsError(str(argument).replace(" ", ".")[:80])
+                raise PythonObjectsError(f"names {str(argument).replace(' ', '.')[:80]!r}")
             if name == "LONG1" and abs(argument) >= 2**63:
                 raise UnreadableError("holds a number of more than 64 bits")
             stack.append(_Value())
@@ -245,7 +245,7 @@ def _check_pickle(description: bytes) -> None:
             memo[argument].complete = True
             stack.append(memo[argument])
         elif name not in ("PROTO", "STOP"):
-            raise PythonObjectsError(name)
+            raise PythonObjectsError(f"asks for {name}")
 
 
 def _filled(container: _Value, parts: list[_Value]) -> _Value:

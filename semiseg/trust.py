@@ -54,7 +54,8 @@ def import_trusted(modules: Sequence[str], where: str) -> None:
     import_from_here()
     for module in modules:
         if not all(part.isidentifier() for part in module.split(".")):
-            raise UserError(f"--trust {module}: name the module whose classes {where} may use, such as --trust mine")
+            given = f"--trust {module}".strip()
+            raise UserError(f"{given}: name the module whose classes {where} may use, such as --trust mine")
         try:
             importlib.import_module(module)
         except Exception as error:  # its code may do anything

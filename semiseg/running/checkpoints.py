@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections import OrderedDict
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -19,12 +19,11 @@ from semiseg.files import atomic_path
 from semiseg.running.folder import RunFolder
 from semiseg.torch_files import UnreadableError, check_state, read_torch_file
 
-PARTS = {
-    "state_dict": (dict, OrderedDict),
-    "hyper_parameters": (dict,),
-    "preprocessing": (dict,),
-    "global_step": (int,),
-}
+NEEDED = {"state_dict": dict, "hyper_parameters": dict, "preprocessing": dict, "global_step": int}
+OPTIONAL = {  # what a run goes on from
+    "epoch": int, "loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list,
+    "pytorch-lightning_version": str,
+}  # fmt: skip
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -74,11 +73,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint = read_torch_file(path)
-        if not isinstance(checkpoint, dict) or not checkpoint.keys() >= PARTS.keys():
+        if not isinstance(checkpoint, dict) or not checkpoint.keys() >= NEEDED.keys():
             raise UserError(f"{path}: not a checkpoint of a semiseg run; give RUN/checkpoints/best.ckpt")
-        for name, kind in PARTS.items():
-            if type(checkpoint[name]) not in kind:
-                raise UnreadableError(f"its {name} is a {type(checkpoint[name]).__name__}")
+        for name, kind in {**NEEDED, **OPTIONAL}.items():
+            value = checkpoint.get(name, kind())
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise UnreadableError(f"its {name} is a {type(value).__name__}")
         check_state(checkpoint["state_dict"])
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such checkpoint; `semiseg fit` writes one after its first validation") from error
@@ -121,7 +121,14 @@ class KeepBestAndLast(Checkpoint):
         return {"best_dice": self.best_dice, "best_step": self.best_step, "processes": self.processes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from there.
+
+        Raises:
+            UserError: a value is not one that was saved.
+        """
+        kinds = {"best_dice": (float, NoneType), "best_step": (int,), "processes": (int, NoneType)}
+        if odd := [name for name, kind in kinds.items() if type(state_dict.get(name, "")) not in kind]:
+            raise UserError(f"{self.folder.checkpoint('last')}: its {odd[0]} is damaged; delete it to train afresh")
         self.best_dice, self.best_step = state_dict["best_dice"], state_dict["best_step"]
         self.processes = state_dict["processes"]
 
