@@ -62,7 +62,8 @@ class Diffusion:
     def pure_masks(self, images: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """Pure noise (B, K, *S) in place of the masks of images, and its times (B,)."""
         t = self.times(images)
-        noise = self.noise(images.new_empty(len(images), num_classes, *images.shape[2:]))
+        shape = (num_classes, *images.shape[2:])
+        noise = whole_batch.each(lambda times: torch.randn(len(times), *shape, device=times.device), t)
         return self.pure_noise(noise, t), t
 
     def clean(self, noised: Tensor, noise: Tensor, t: Tensor) -> Tensor:
