@@ -102,7 +102,8 @@ class Method(lightning.LightningModule):
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """As Lightning's; a tensor that a training step logs becomes its mean over all processes."""
         if isinstance(value, Tensor) and whole_batch.world_size() > 1 and self.trainer.training:
-            value = whole_batch.mean(value)
+            value = value.to(self.device)
+            value = whole_batch.mean(value if value.is_floating_point() else value.float())
         super().log(name, value, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         train_all(folder)
         for process in pair:
-            process.join(60)
+            process.join(240)
         assert [process.exitcode for process in pair] == [0, 0]
     finally:
         for process in pair:
