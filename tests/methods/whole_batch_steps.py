@@ -101,7 +101,11 @@ def trained(name: str) -> dict[str, Any]:
             [lambda *_: method.units.gate("encoder.levels.0.1", *_[1:])] if not trainer.global_rank else []
         )
     logged: list[dict[str, float]] = []
-    lightning.LightningModule.log = lambda self, name, value, **_: logged[-1].update({name: float(value)})  # type: ignore
+
+    def note(self: Any, name: str, value: Any, **_: Any) -> None:
+        logged[-1][name] = float(torch.as_tensor(value).detach())
+
+    lightning.LightningModule.log = note  # type: ignore[method-assign]
     for step in range(STEPS):
         logged.append({})
         SeedEachStep(0).on_train_batch_start(trainer, method, None, step)
