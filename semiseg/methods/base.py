@@ -89,7 +89,7 @@ class Method(lightning.LightningModule):
         """Take the data's preprocessing; compile the inner networks' parts and lay them out, never this module."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
-            self.preprocessing = datamodule.preprocessing
+            self.preprocessing = Preprocessing.from_dict(datamodule.preprocessing.to_dict())  # as a checkpoint's
         if self.channels_last:
             layout = torch.channels_last if self.spatial_dims == 2 else torch.channels_last_3d
             self.to(memory_format=layout)  # type: ignore[call-overload]
@@ -110,12 +110,11 @@ class Method(lightning.LightningModule):
         """Add the preprocessing; drop the path of initial weights, which the trained ones have replaced."""
         if self.preprocessing is not None:
             checkpoint["preprocessing"] = self.preprocessing.to_dict()
-        network = checkpoint.get("hyper_parameters", {}).get("network")
-        if isinstance(network, dict) and network.get("init_args", {}).get("weights"):
-            arguments = {**network["init_args"], "weights": None}
-            checkpoint["hyper_parameters"] = {
-                **checkpoint["hyper_parameters"], "network": {**network, "init_args": arguments},
-            }  # fmt: skip
+        for name, value in checkpoint.get("hyper_parameters", {}).items():
+            arguments = value.get("init_args") if isinstance(value, dict) else None
+            if isinstance(arguments, dict) and isinstance(arguments.get("weights"), str):
+                replaced = {**value, "init_args": {**arguments, "weights": None}}
+                checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], name: replaced}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the preprocessing that the network was trained with."""
