@@ -209,7 +209,7 @@ class ImageSet:
 
     def _map(self, find: Callable[[Case], Entry], case: Case) -> np.ndarray:
         """Map an array anew at each access: open files are bounded by the arrays in use, not by the cases."""
-        for _ in range(3):
+        for _ in range(10):
             try:
                 return find(case).map()
             except (OSError, ValueError):  # it was there: another process trims the folder
