@@ -282,8 +282,13 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
             found = dict(zip(paths, pool.map(self.cache.fingerprint, paths), strict=True))
         return {kind: {case: found[path] for case, path in part.items()} for kind, part in files.items()}
 
-    def split_text(self) -> str:
-        """The content of `split.json`: the parts, their hash and the arguments they follow from."""
+    def split_text(self, streams: Sequence[str] = ()) -> str:
+        """Content of `split.json`: the parts, their hash, the arguments they follow from, and what the cases hold.
+
+        Args:
+            streams: streams of the run's method, which decide what masks it may open; without any, the content of the
+                cases is left out.
+        """
         arguments = {
             "dataset": self.dataset_name,
             "split": self.split_mode,
@@ -293,4 +298,5 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
             "labeled_fraction": self.labeled_fraction,
             "labeled_count": self.labeled_count,
         }
-        return json.dumps({**arguments, **self.partition.to_dict()}, indent=1) + "\n"
+        content = {"content": self.content(streams)} if streams else {}
+        return json.dumps({**arguments, **self.partition.to_dict(), **content}, indent=1) + "\n"
