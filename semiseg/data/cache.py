@@ -92,8 +92,9 @@ class ArrayCache:
     def fingerprint(self, source: Path) -> str:
         """Hash of what a file, or a DICOM folder, holds: 32 hexadecimal digits that a copy of it shares.
 
-        The content is read once, at 1.4 GB/s (SHA-256; a tenth of the time that decoding GlaS takes), and the hash
-        kept under the files' state (see `state_of`) in this process and in the folder; looking it up takes 0.05 ms.
+        The content is read once, at 1.4 GB/s (SHA-256; for GlaS less than a tenth of the time that decoding into the
+        cache takes), and the hash kept under the files' state (see `state_of`) in this process and in the folder, where
+        it is found in 0.1 ms.
         While the state is not settled (a file changed in the last two seconds or has a time ahead of the clock), the
         content is read at each call. What replaces a file is so always noticed, but for file systems that keep no
         time of change, or file servers that make up inodes and times.
@@ -229,31 +230,33 @@ class ArrayCache:
 
         A file whose time is ahead of the clock, which must have been set back, counts as used now.
         """
-        now, used = time.time(), []
+        now, total = time.time(), 0
         for kind, entry, status in self.files():
             if status.st_mtime > now:
                 _touch(entry.path)
             elif kind == "temporary files" and now - status.st_mtime > _ABANDONED[entry.is_dir(follow_symlinks=False)]:
-                _remove(entry)
-            if kind != "temporary files":
-                used.append((min(status.st_mtime, now), status.st_size, entry))
-        total = sum(size for _, size, _ in used)
-        for _, size, entry in sorted(used, key=lambda item: item[0]):
-            if total <= self.limit_gb * 1e9:
+                _remove(entry.path)
+            total += status.st_size if kind != "temporary files" else 0
+        limit = self.limit_gb * 1e9
+        used = self.files() if total > limit else ()
+        for _, size, path in sorted(
+            (s.st_mtime, s.st_size, e.path) for kind, e, s in used if kind != "temporary files"
+        ):
+            if total <= limit:
                 break
-            if _remove(entry):
+            if _remove(path):
                 total -= size
         return total
 
     def clear(self) -> dict[str, tuple[int, int]]:
         """Remove all of it; returns (number, bytes) of each kind that was removed."""
-        return self.count(lambda entry: _remove(entry))
+        return self.count(_remove)
 
-    def count(self, which: Callable[[os.DirEntry[str]], bool] = lambda entry: True) -> dict[str, tuple[int, int]]:
+    def count(self, which: Callable[[str], bool] = lambda path: True) -> dict[str, tuple[int, int]]:
         """Number and bytes of each kind of file, of those that are asked for."""
         counts = dict.fromkeys(_KINDS, (0, 0))
-        for kind, entry, status in list(self.files()):
-            if which(entry):
+        for kind, entry, status in self.files():
+            if which(entry.path):
                 counts[kind] = (counts[kind][0] + 1, counts[kind][1] + status.st_size)
         return counts
 
@@ -267,15 +270,11 @@ def _touch(path: str | Path) -> None:
         os.utime(path)
 
 
-def _remove(entry: os.DirEntry[str]) -> bool:
+def _remove(path: str) -> bool:
     """Remove a file, or a temporary folder; False where that is not allowed."""
-    if entry.is_dir(follow_symlinks=False):
-        shutil.rmtree(entry.path, ignore_errors=True)
-        return not os.path.exists(entry.path)
-    try:
-        os.unlink(entry.path)
-    except FileNotFoundError:
-        return True  # by another process
-    except OSError:
-        return False
-    return True
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):  # removed by another process, or read-only
+            os.unlink(path)
+    return not os.path.lexists(path)
