@@ -221,3 +221,13 @@ def test_a_folder_that_cannot_keep_fingerprints_still_gives_them(source, tmp_pat
     (tmp_path / "file").write_text("")
     cache = ArrayCache(tmp_path / "file" / "cache")
     assert cache.fingerprint(source) == ArrayCache().fingerprint(source)
+
+
+def test_a_known_file_is_read_again_where_the_clock_was_set_back(source, monkeypatch):
+    cache, read, changed = ArrayCache(), [], source.stat().st_ctime_ns
+    hash_of = cache_module.hash_of
+    monkeypatch.setattr(cache_module, "hash_of", lambda files: read.append(files) or hash_of(files))
+    for seconds, times in ((10, 1), (10, 1), (-3600, 2), (10, 2)):
+        monkeypatch.setattr(fingerprint_module.time, "time_ns", lambda s=seconds: changed + s * 10**9)
+        cache.fingerprint(source)
+        assert len(read) == times
