@@ -93,15 +93,24 @@ def test_a_file_of_now_or_of_the_future_is_read_each_time(source, ahead):
     assert cache._fingerprints == {}
 
 
-def test_a_file_of_two_seconds_ago_is_settled(source):
-    status = source.stat()
-    files = [source]
-    clock = fingerprint_module.time.time_ns
-    with pytest.MonkeyPatch.context() as patch:
-        for seconds, expected in ((1.9, False), (2.1, True), (-1, False)):
-            patch.setattr(fingerprint_module.time, "time_ns", lambda s=seconds: int(status.st_ctime_ns + s * 1e9))
-            assert fingerprint_module.state_of(files)[1] is expected
-    assert fingerprint_module.time.time_ns is clock
+@pytest.mark.parametrize(
+    ("modified", "now", "settled"),  # in seconds after the change of the file's state
+    [
+        (0, 1.9, False),
+        (0, 2.1, True),
+        (0, -1, False),
+        (-1e6, 1.9, False),
+        (-1e6, 2.1, True),
+        (5, 6.9, False),
+        (5, 7.1, True),
+    ],
+)
+def test_a_file_is_settled_two_seconds_after_its_newest_time(source, monkeypatch, modified, now, settled):
+    changed = source.stat().st_ctime_ns
+    os.utime(source, ns=(changed + int(modified * 1e9),) * 2)
+    changed = source.stat().st_ctime_ns
+    monkeypatch.setattr(fingerprint_module.time, "time_ns", lambda: changed + int(now * 1e9))
+    assert fingerprint_module.state_of([source])[1] is settled
 
 
 def test_a_damaged_note_of_a_fingerprint_is_not_believed(source, settled):
