@@ -41,7 +41,7 @@ def add_trust_option(parser: argparse.ArgumentParser, what: str) -> None:
     )  # fmt: skip
 
 
-def import_trusted(modules: Sequence[str], where: str) -> None:
+def import_trusted(modules: Collection[str], where: str) -> None:
     """Import the modules that the user named by `--trust`, those of the current folder too.
 
     Args:

@@ -147,7 +147,7 @@ def test_mistake_in_yaml(yaml, parts, capsys):
 
 def test_config_that_is_no_text(capsys):
     Path("my.yaml").write_bytes(b"\xff\xfe\x00")
-    assert_complains(["fit", "--config", "my.yaml"], capsys, "--config my.yaml: not valid YAML")
+    assert_complains(["fit", "--config", "my.yaml"], capsys, "--config my.yaml: is not UTF-8 text")
 
 
 @pytest.mark.parametrize("form", [["--config", "none.yaml"], ["--config=none.yaml"]])
@@ -166,9 +166,9 @@ def test_config_file_missing(form, capsys):
         (["fit", *SYNTHETIC, "--data.root"], ["--data.root: a value is missing after it"]),
         (["fit", "--config"], ["--config: a value is missing after it"]),
         (["fit", *SYNTHETIC, "stray"], ["stray: not understood here", "--"]),
-        (["fit", *SYNTHETIC, "--trainer.max_steps", "-1"], ["--trainer.max_steps", "optimiser steps"]),
+        (["fit", *SYNTHETIC, "--trainer.max_steps", "-1"], ["--trainer.max_steps", "optimizer steps"]),
         (["test"], ["--run RUN is missing"]),
-        (["test", "--run", "nowhere"], ["--run nowhere: holds no config.yaml", "semiseg fit"]),
+        (["test", "--run", "nowhere"], ["--run nowhere: no such folder", "semiseg fit"]),
         (["test", "--run", "nowhere", "--checkpoint", "lst"], ["--checkpoint", "'best', 'last'"]),
         (["predict"], ["CKPT, INPUT, --output", "semiseg predict --help"]),
         (["data", "chec"], ["semiseg data chec", "check"]),

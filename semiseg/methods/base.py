@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from semiseg import losses
+from semiseg import losses, whole_batch
 from semiseg.components.schedules import WarmupPoly
 from semiseg.data.preprocessing import Preprocessing, resize_logits
 from semiseg.errors import UserError
@@ -98,6 +98,13 @@ class Method(lightning.LightningModule):
                 for name in ("encoder", "decoder", "head"):
                     if isinstance(part := getattr(module, name, None), nn.Module):
                         part.compile()
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """As Lightning's; a tensor that a training step logs becomes its mean over all processes."""
+        if isinstance(value, Tensor) and whole_batch.world_size() > 1 and self.trainer.training:
+            value = value.to(self.device)
+            value = whole_batch.mean(value if value.is_floating_point() else value.float())
+        super().log(name, value, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the preprocessing; drop the path of initial weights, which the trained ones have replaced."""
