@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from importlib.machinery import PathFinder
 from typing import Any, TypeVar
 
@@ -95,6 +95,10 @@ def named_class(path: Any, base: type[T], trusted: Collection[str], where: str) 
         return exported if exported in found else found[-1]
     if not module:
         raise UserError(f"{where}: names {path}, which is no {base.__name__} of semiseg; give the path of its module")
+    if within(module, trusted) and module not in sys.modules:
+        raise UserError(
+            f"{where}: needs {path}, whose module is not imported by those that are trusted; add --trust {module}"
+        )
     if within(module, packages):
         raise UserError(f"{where}: names {path}, but {module} has no such {base.__name__}; use the version it is from")
     raise UserError(
