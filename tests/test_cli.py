@@ -147,7 +147,7 @@ def test_mistake_in_yaml(yaml, parts, capsys):
 
 def test_config_that_is_no_text(capsys):
     Path("my.yaml").write_bytes(b"\xff\xfe\x00")
-    assert_complains(["fit", "--config", "my.yaml"], capsys, "--config my.yaml: not valid YAML")
+    assert_complains(["fit", "--config", "my.yaml"], capsys, "--config my.yaml: is not UTF-8 text")
 
 
 @pytest.mark.parametrize("form", [["--config", "none.yaml"], ["--config=none.yaml"]])

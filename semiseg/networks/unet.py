@@ -8,7 +8,7 @@ import torch
 from monai.networks.layers.factories import Conv, Pool
 from torch import Tensor, nn
 
-from semiseg.errors import UserError
+from semiseg.errors import UserError, check_number
 from semiseg.networks.base import Network, Stages
 from semiseg.networks.layers import NormName, Upsampling, initialise, norm_layer, upsampling
 from semiseg.networks.weights import load_weights
@@ -27,8 +27,10 @@ class Encoder(nn.Module):
         super().__init__()
         conv, pool = Conv[Conv.CONV, spatial_dims], Pool[Pool.MAX, spatial_dims]
         self.levels = nn.ModuleList()
-        if len(widths) < 2 or min(widths) < 1:
-            raise UserError(f"the network's widths {list(widths)}: give two or more, each of 1 channel or more")
+        check_number("--model.network.widths", widths, 1, 65536)
+        check_number("--model.network.dropout", dropout, 0, 1)
+        if not 2 <= len(widths) <= 16:
+            raise UserError(f"--model.network.widths: gives the network {len(widths)} levels; use 2 to 16")
         if len(widths) != len(dropout):
             raise UserError(
                 f"the network has {len(widths)} widths and {len(dropout)} dropout values: give both one value per level"

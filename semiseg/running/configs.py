@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from semiseg.errors import UserError
+from semiseg.files import read_yaml
 from semiseg.running.folder import RunFolder
 
 
@@ -52,15 +51,11 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, is not YAML or holds no options.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        content = read_yaml(path)
+    except FileNotFoundError as error:
         raise UserError(f"--config {path}: {error.strerror}; give a YAML file") from error
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        raise UserError(
-            f"--config {path}{line}: not valid YAML ({getattr(error, 'problem', None) or error}); correct it"
-        ) from error
+    except UserError as error:
+        raise UserError(f"--config {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"--config {path}: holds no options; {config_folder()}/data/glas.yaml shows how one looks")
     return content
