@@ -46,5 +46,7 @@ def check_number(
         if not least <= number <= most or number == math.inf or (above and number == least):
             start = f"more than {least:g}" if above else f"{least:g}"
             end = " or more" if most == math.inf and not above else f" to {most:g}" if most < math.inf else ""
-            shown = str(number)[:40] if isinstance(number, int) else f"{number:g}"  # an int may be too large for a float
+            shown = (
+                str(number)[:40] if isinstance(number, int) else f"{number:g}"
+            )  # an int may be too large for a float
             raise UserError(f"{option} {shown}: use {start}{end}")

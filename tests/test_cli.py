@@ -184,7 +184,7 @@ def test_incomplete_command(args, parts, capsys):
     ("option", "value", "reason"),
     [
         ("--data.size", "[32]", "the options of Synthetic do not work"),
-        ("--model.network.dropout", "[0,2]", "dropout probability"),
+        ("--model.network.dropout", "[0,2]", "--model.network.dropout 2: use 0 to 1"),
         ("--model.network.widths", "[4,8,16]", "give both one value per level"),
         ("--trainer.val_check_interval", "0", "--trainer.val_check_interval 0: use 1 step or more"),
     ],

@@ -31,7 +31,9 @@ def check_ramp(make_ramp: RampFactory) -> None:
         ramp = make_ramp(1)
         check_number("--model.weight at step 0", ramp(0), 0)
     except (TypeError, NotImplementedError) as error:
-        raise UserError(f"--model.weight: is no ramp from the budget in steps to a weight at a step: {error}") from error
+        raise UserError(
+            f"--model.weight: is no ramp from the budget in steps to a weight at a step: {error}"
+        ) from error
     first = next(iter(inspect.signature(type(ramp)).parameters), "nothing")
     if isinstance(ramp, Ramp) and first != "max_steps":
         raise UserError(

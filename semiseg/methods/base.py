@@ -79,8 +79,9 @@ class Method(lightning.LightningModule):
         if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):
             raise UserError(f"--model.optimizer {type(optimizer).__name__}: not for such networks; use AdamW or SGD")
         for option, value in optimizer.defaults.items():
-            if isinstance(value, int | float | tuple) and not isinstance(value, bool) and option != "beta2_decay":
-                check_number(f"--model.optimizer.{option}", value, 0, above=option == "lr")
+            for number in value if isinstance(value, tuple) else [value]:
+                if type(number) in (int, float) and option != "beta2_decay":  # which is negative
+                    check_number(f"--model.optimizer.{option}", number, 0, above=option == "lr")
         schedule = build_schedule(self.make_schedule, optimizer, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -8,9 +8,8 @@ import torch
 from monai.networks.layers.factories import Conv, Pool
 from torch import Tensor, nn
 
-from semiseg.errors import UserError, check_number
 from semiseg.networks.base import Network, Stages
-from semiseg.networks.layers import NormName, Upsampling, initialise, norm_layer, upsampling
+from semiseg.networks.layers import NormName, Upsampling, check_levels, initialise, norm_layer, upsampling
 from semiseg.networks.weights import load_weights
 
 
@@ -27,14 +26,7 @@ class Encoder(nn.Module):
         super().__init__()
         conv, pool = Conv[Conv.CONV, spatial_dims], Pool[Pool.MAX, spatial_dims]
         self.levels = nn.ModuleList()
-        check_number("--model.network.widths", widths, 1, 65536)
-        check_number("--model.network.dropout", dropout, 0, 1)
-        if not 2 <= len(widths) <= 16:
-            raise UserError(f"--model.network.widths: gives the network {len(widths)} levels; use 2 to 16")
-        if len(widths) != len(dropout):
-            raise UserError(
-                f"the network has {len(widths)} widths and {len(dropout)} dropout values: give both one value per level"
-            )
+        check_levels(widths, dropout)
         for level, (before, width, p) in enumerate(zip([in_channels, *widths[:-1]], widths, dropout, strict=True)):
             self.levels.append(
                 nn.Sequential(
@@ -110,8 +102,8 @@ class UNet(Network):
         weights: checkpoint to start from, see `load_weights`.
 
     Raises:
-        UserError: `widths` are fewer than two or not positive, `widths` and `dropout` differ in length, `weights` does
-            not fit, or (in forward) an image's size is not a multiple of `stride`.
+        UserError: `widths` and `dropout` are out of their range or differ in length, `weights` does not fit, or (in
+            forward) an image's size is not a multiple of `stride`.
     """
 
     def __init__(
