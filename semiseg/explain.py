@@ -17,6 +17,7 @@ _REASON = re.compile(
     r"|Group '(?P<group>[^']+)' does not accept option '(?P<member>[^']+)'"
     r"|Subcommand '\w+' does not accept option '(?P<stray>[^']+)'"
     r"|unrecognized arguments: (?P<argument>[^\s=]+)"
+    r"|ambiguous option: --(?P<short>[\w.]+)\S* could match (?P<longer>[^\n]+)"
     r"|arguments are required: (?P<required>[\w.]*\w)"
     r"|argument (-c/)?(?P<empty>--[\w.]+): expected one argument"
     r"|(?P<file>File does not exist|Path is not a file|Path is not readable): (?P<path>.+)"
@@ -25,7 +26,7 @@ _REASON = re.compile(
     r"|(?P<nothing>Expected a dot import path string: *\n|Not a valid subclass of|Expected an import path or)"
     r"|Expected a tuple with (?P<count>\d+) elements?\. Got value: (?P<elements>.*?)(?=\. Got value|\n|$)"
     r"|does not conform to restriction v(?P<restriction>\S+)"
-    r"|(?P<foreign>to be a subclass|not correspond to a subclass|has no attribute|No module named)"
+    r"|(?P<foreign>to be a subclass|not correspond to a subclass|module '\S+' has no attribute|No module named)"
     r"|(?P<named>Not of type \w+(?!.*restriction))"
     r"|Expected an? (?P<type>(?!<class 'NoneType'>)(<class|typing\.)[^\n]*)"
 )
@@ -58,8 +59,10 @@ def explain(report: str, args: Sequence[str] = ()) -> str:
         owner = step["owner"] or owner
     key = "--" + ".".join(place)
     if end is None:  # an exception's own words
-        words = " ".join(report[steps[-1].end() if steps else 0 :].split()).lstrip(": ")
-        return f"{key}: {words[:300]}" if place else words[:300]
+        start = steps[-1].end() if steps else 0
+        error = re.search(r"Errors:\n\s*- (.*)|$", report[start:])
+        words = (error and error[1]) or report[start:].strip(": \n").split("\n")[0]
+        return f"{key if place else '--config'} {_value(report, start)}".strip() + f": {words[:300]}"
 
     if end["required"]:
         of_base = end["required"] in ("data", "fit.data") or owner.endswith(".SegmentationDataModule")
@@ -84,7 +87,12 @@ def explain(report: str, args: Sequence[str] = ()) -> str:
         valid = _top_level(args[0] if args else "")
         if stray in valid and stray.startswith("data."):  # the option is right, but no data set is named to have it
             return _NO_DATA
-        return f"--{stray}: no such option; {_near(stray, valid, '--')}"
+        group, dot, name = stray.rpartition(".")
+        beside = [option.removeprefix(group + dot) for option in valid if dot and option.startswith(group + dot)]
+        near = _near(name, beside, f"--{group}{dot}") if beside else _near(stray, valid, "--")
+        return f"--{stray}: no such option; {near}"
+    if end["short"]:
+        return f"{key}.{end['short']}: no such option; use one of {end['longer'].replace('--', f'{key}.')}"
     if end["option"] == "class_path":
         return f"{key}: in YAML the options of a class stand below init_args, beside class_path"
     if option := end["option"] or end["member"] or end["argument"]:
@@ -152,6 +160,8 @@ def _wrong_class(report: str, owner: str) -> str:
     """The class that was asked for, from the places where a report may mention it."""
     if asked := re.search(r"Expected (?:a path but )?'?([\w.]+)'? (?:either|to be a subclass)", report):
         return asked[1]
+    if other := re.search(r"Import path ([\w.]+) does not correspond", report):
+        return other[1]
     if missing := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", report):
         return f"{missing[1]}.{missing[2]}"
     return owner

@@ -44,15 +44,7 @@ def seen(name: str) -> list[dict]:
 
 def test_two_processes_equal_one_with_twice_the_batch(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "noting.py").write_text(METHOD)
-    options = (
-        "--model",
-        "noting.Noting",
-        *tiny[1:],
-        "--model.network.norm",
-        "instance",
-        "--model.optimizer.lr",
-        "1e-30",
-    )
+    options = ("--model", "noting.Noting", *tiny[1:], "--model.network.norm", "instance", "--model.optimizer.lr=1e-30")
     both = (*options, "--trainer.max_steps", "4", "--trainer.val_check_interval", "2")
     ddp = ("--trainer.strategy", "DDPStrategy", "--trainer.strategy.broadcast_buffers", "false")
     ddp += ("--trainer.devices", "2", "--data.batch_size", "1", "--experiment", "two")
