@@ -314,8 +314,11 @@ def test_numbers_that_would_train_the_wrong_way(method, option, value, complains
             ("--data.image_size", "[2,2]", "--data.batch_size", "1"),
             ("the coarsest features are one pixel", "image_size"),
         ),
-        (("--model.network.widths", "[8]", "--model.network.dropout", "[0]"), ("widths [8]", "two or more")),
-        (("--model.network.widths", "[4,0]"), ("widths [4, 0]", "1 channel or more")),
+        (
+            ("--model.network.widths", "[8]", "--model.network.dropout", "[0]"),
+            ("--model.network.widths [8]", "2 to 16"),
+        ),
+        (("--model.network.widths", "[4,0]"), ("--model.network.widths 0: use 1 to 65536",)),
     ],
 )
 def test_networks_that_cannot_be(options, parts, complains):

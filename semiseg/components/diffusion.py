@@ -32,7 +32,7 @@ class Diffusion:
 
     def __init__(self, steps: int = 1000) -> None:
         self.steps = steps
-        check_number("--model.diffusion_steps", steps, 1)
+        check_number("--model.diffusion_steps", steps, 1, 100_000)
         scheduler = DDPMScheduler(steps, schedule="linear_beta", beta_start=1e-4, beta_end=0.02)
         self.cumulative: Tensor = scheduler.alphas_cumprod
 
@@ -103,8 +103,8 @@ class MaskSampler(nn.Module):
     ) -> None:
         super().__init__()
         check_number("--model.start", start, 0, 1)
-        check_number("--model.num_samples", samples, 1)
-        check_number("--model.denoising_steps", denoising_steps, 1)
+        check_number("--model.num_samples", samples, 1, 1000)
+        check_number("--model.denoising_steps", denoising_steps, 1, 1000)
         self.mask = mask
         self.num_classes = num_classes
         self.register_buffer("start", torch.tensor(float(start)))

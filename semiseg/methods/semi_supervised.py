@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from semiseg import whole_batch
-from semiseg.components.ramps import RampFactory, SigmoidRamp
+from semiseg.components.ramps import RampFactory, SigmoidRamp, check_ramp
 from semiseg.components.teacher import Teacher
 from semiseg.methods.base import SegmentationMethod
 
@@ -34,6 +34,7 @@ class SemiSupervisedMethod(SegmentationMethod):
 
     def __init__(self, weight: RampFactory = SigmoidRamp, separate_forward: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_ramp(weight)
         self.make_ramp = weight
         self.separate_forward = separate_forward
         self.seen: dict[str, Tensor] = {}

@@ -238,7 +238,10 @@ def packed(source: Path, description: bytes | None = None, compress: int = zipfi
 
 def flipped(source: Path) -> None:
     content = bytearray(source.read_bytes())
-    content[len(content) // 2] ^= 1
+    with zipfile.ZipFile(source) as archive:
+        largest = max(archive.infolist(), key=lambda record: record.file_size)
+        values = archive.read(largest)  # between the records there are bytes that nothing reads
+    content[content.index(values) + len(values) // 2] ^= 1
     Path("x.ckpt").write_bytes(content)
 
 

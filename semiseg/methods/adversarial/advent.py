@@ -34,8 +34,8 @@ class ADVENT(SemiSupervisedMethod):
 
     def __init__(self, direct: float = 0.0, discriminator_lr: float = 0.0001, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_number("--model.direct", direct, 0)
-        check_number("--model.discriminator_lr", discriminator_lr, 0)
+        check_number("--model.direct", direct, 0, 1e6)
+        check_number("--model.discriminator_lr", discriminator_lr, 0, 10)
         self.discriminator = discriminator(self.hparams["num_classes"], self.spatial_dims)
         self.direct = direct
         self.discriminator_lr = discriminator_lr

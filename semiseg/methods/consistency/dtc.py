@@ -32,8 +32,8 @@ class DTC(SemiSupervisedMethod):
 
     def __init__(self, distance_weight: float = 0.3, steepness: float = 1500.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_number("--model.distance_weight", distance_weight, 0)
-        check_number("--model.steepness", steepness, 0, above=True)
+        check_number("--model.distance_weight", distance_weight, 0, 1e6)
+        check_number("--model.steepness", steepness, 0, 1e6, above=True)
         self.distance = Conv[Conv.CONV, self.spatial_dims](self.network.width, self.hparams["num_classes"] - 1, 1)
         initialise(self.distance)
         self.distance_weight = distance_weight

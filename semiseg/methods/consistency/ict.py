@@ -28,7 +28,7 @@ class ICT(TeacherStudentMethod):
 
     def __init__(self, alpha: float = 0.2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_number("--model.alpha", alpha, 0, above=True)
+        check_number("--model.alpha", alpha, 1e-3, 1e3)
         self.alpha = alpha
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

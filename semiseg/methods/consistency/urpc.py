@@ -42,7 +42,7 @@ class URPC(SemiSupervisedMethod):
 
     def __init__(self, scales: int = 4, score: Literal["main", "mean"] = "main", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_number("--model.scales", scales, 2)
+        check_number("--model.scales", scales, 2, 16)
         decoder = self.network.decoder
         channels = decoder.channels[-scales:-1] if isinstance(decoder, Stages) else ()
         if not channels:

@@ -76,7 +76,7 @@ class DiffusionTeacherStudent(SemiSupervisedMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(network=network, **kwargs)
-        check_number("--model.rounds", rounds, 0)
+        check_number("--model.rounds", rounds, 0, 100)
         if rounds and getattr(self.network, "image_pathway", True) is None:
             raise UserError("--model.network.image_pathway false: rounds need it; leave it out, or --model.rounds 0")
         self.student = another(self.make_network, "first", image_pathway=False)

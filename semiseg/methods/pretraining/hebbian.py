@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from semiseg import whole_batch
-from semiseg.errors import UserError
+from semiseg.errors import UserError, check_number
 from semiseg.hebbian.rules import Decay
 from semiseg.hebbian.units import HebbianUnits, Observer, Rule, Transposed
 from semiseg.hebbian.watching import WatchLearning
@@ -62,6 +62,7 @@ class HebbianPretrain(PretrainingMethod):
             raise UserError(
                 "--model.compile: Hebbian rules see every layer, which a compiled network hides; leave it out"
             )
+        check_number("--model.inverse_temperature", inverse_temperature, 0, 1e6, above=True)
         self.automatic_optimization = False
         self.network.requires_grad_(False)
         self.units = HebbianUnits(self.network, rule, transposed, inverse_temperature, decay, center, exclude)

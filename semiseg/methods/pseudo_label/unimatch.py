@@ -36,8 +36,7 @@ class UniMatch(SemiSupervisedMethod):
     def __init__(self, confidence: float = 0.95, view_weights: tuple[float, float] = (0.5, 0.5), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_number("--model.confidence", confidence, 0, 1)
-        for weight in view_weights:
-            check_number("--model.view_weights", weight, 0)
+        check_number("--model.view_weights", view_weights, 0, 1e6)
         self.confidence = confidence
         self.view_weights = view_weights
         self.drop_channels = FeatureDropout({2: nn.Dropout2d, 3: nn.Dropout3d}[self.spatial_dims](0.5))
