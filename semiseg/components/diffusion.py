@@ -10,6 +10,7 @@ import torch
 from monai.networks.schedulers.ddpm import DDPMScheduler
 from torch import Tensor, nn
 
+from semiseg import whole_batch
 from semiseg.errors import check_number
 from semiseg.losses import probabilities
 
@@ -37,7 +38,12 @@ class Diffusion:
 
     def times(self, like: Tensor) -> Tensor:
         """A time (B,) for each of a batch, all equally likely."""
-        return torch.randint(self.steps, (len(like),), device=like.device)
+        one_each = like.flatten(1)[:, 0]
+        return whole_batch.each(lambda times: torch.randint(self.steps, times.shape, device=times.device), one_each)
+
+    def noise(self, like: Tensor) -> Tensor:
+        """Normal noise in the shape of a batch."""
+        return whole_batch.each(torch.randn_like, like)
 
     def kept(self, t: Tensor, like: Tensor) -> Tensor:
         """A_t, one for each of a batch, in the shape that multiplies it."""
@@ -56,7 +62,8 @@ class Diffusion:
     def pure_masks(self, images: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """Pure noise (B, K, *S) in place of the masks of images, and its times (B,)."""
         t = self.times(images)
-        noise = torch.randn(len(images), num_classes, *images.shape[2:], device=images.device)
+        shape = (num_classes, *images.shape[2:])
+        noise = whole_batch.each(lambda times: torch.randn(len(times), *shape, device=times.device), t)
         return self.pure_noise(noise, t), t
 
     def clean(self, noised: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from semiseg import losses
+from semiseg import losses, whole_batch
 from semiseg.components.schedules import Schedule, WarmupPoly, build_schedule
 from semiseg.data.preprocessing import Preprocessing, resize_logits
 from semiseg.errors import UserError, check_number
@@ -93,7 +93,7 @@ class Method(lightning.LightningModule):
         """Take the data's preprocessing; compile the inner networks' parts and lay them out, never this module."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
-            self.preprocessing = datamodule.preprocessing
+            self.preprocessing = Preprocessing.from_dict(datamodule.preprocessing.to_dict())  # as a checkpoint's
         if self.channels_last:
             layout = torch.channels_last if self.spatial_dims == 2 else torch.channels_last_3d
             self.to(memory_format=layout)  # type: ignore[call-overload]
@@ -103,16 +103,22 @@ class Method(lightning.LightningModule):
                     if isinstance(part := getattr(module, name, None), nn.Module):
                         part.compile()
 
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """As Lightning's; a tensor that a training step logs becomes its mean over all processes."""
+        if isinstance(value, Tensor) and whole_batch.world_size() > 1 and self.trainer.training:
+            value = value.to(self.device)
+            value = whole_batch.mean(value if value.is_floating_point() else value.float())
+        super().log(name, value, *args, **kwargs)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the preprocessing; drop the path of initial weights, which the trained ones have replaced."""
         if self.preprocessing is not None:
             checkpoint["preprocessing"] = self.preprocessing.to_dict()
-        network = checkpoint.get("hyper_parameters", {}).get("network")
-        if isinstance(network, dict) and network.get("init_args", {}).get("weights"):
-            arguments = {**network["init_args"], "weights": None}
-            checkpoint["hyper_parameters"] = {
-                **checkpoint["hyper_parameters"], "network": {**network, "init_args": arguments},
-            }  # fmt: skip
+        for name, value in checkpoint.get("hyper_parameters", {}).items():
+            arguments = value.get("init_args") if isinstance(value, dict) else None
+            if isinstance(arguments, dict) and isinstance(arguments.get("weights"), str):
+                replaced = {**value, "init_args": {**arguments, "weights": None}}
+                checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], name: replaced}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the preprocessing that the network was trained with."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from semiseg import whole_batch
 from semiseg.components.ramps import RampFactory, SigmoidRamp, check_ramp
 from semiseg.components.teacher import Teacher
 from semiseg.methods.base import SegmentationMethod
@@ -48,7 +49,8 @@ class SemiSupervisedMethod(SegmentationMethod):
         if self.separate_forward:
             return function(labeled), function(unlabeled)
         sizes = [len(labeled), len(unlabeled)]
-        outputs = function(torch.cat([labeled, unlabeled]))
+        with whole_batch.of_parts(*sizes):
+            outputs = function(torch.cat([labeled, unlabeled]))
         if isinstance(outputs, Tensor):
             first, second = torch.split(outputs, sizes)
             return first, second

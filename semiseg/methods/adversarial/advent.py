@@ -55,9 +55,9 @@ class ADVENT(SemiSupervisedMethod):
         dtype = next(self.discriminator.parameters()).dtype  # not single in bf16-true
         source, target = (self_information(q).to(dtype) for q in (probabilities(logits), p))
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        fooled = functional_call(self.discriminator, frozen, (target,)).float()
+        fooled = functional_call(self.discriminator, frozen, (target,)).to(p.dtype)
         fooling = F.softplus(-fooled).mean()  # cross-entropy of taking them for labeled ones
-        judged = self.discriminator(torch.cat([source, target]).detach()).float()
+        judged = self.discriminator(torch.cat([source, target]).detach()).to(p.dtype)
         telling = (F.softplus(-judged[: len(source)]).mean() + F.softplus(judged[len(source) :]).mean()) / 2
         uncertainty = entropy(p)
         self.seen = {"image": unlabeled["image"], "pseudo-label": p.argmax(1), "uncertainty": uncertainty.detach()}

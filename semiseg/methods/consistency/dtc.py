@@ -45,15 +45,16 @@ class DTC(SemiSupervisedMethod):
 
         def tasks(image: Tensor) -> list[Tensor]:
             features = self.network.features(image)
-            return [self.network.head(features), torch.tanh(self.distance(features)).float()]
+            return [self.network.head(features), torch.tanh(self.distance(features))]
 
         (logits, distance), (unlabeled_logits, unlabeled_distance) = self.on_both(
             tasks, labeled["image"], unlabeled["image"]
         )
-        truth = signed_distances(labeled["mask"], logits.shape[1])
-        distances = masked_mean(squared_error(distance, truth), labeled["mask"] >= 0)
         p = probabilities(torch.cat([logits, unlabeled_logits]))
-        soft_mask = torch.sigmoid(-self.steepness * torch.cat([distance, unlabeled_distance]))
+        distance = torch.cat([distance, unlabeled_distance]).to(p.dtype)  # at least single precision
+        truth = signed_distances(labeled["mask"], logits.shape[1])
+        distances = masked_mean(squared_error(distance[: len(logits)], truth), labeled["mask"] >= 0)
+        soft_mask = torch.sigmoid(-self.steepness * distance)
         error = (soft_mask - p[:, 1:]).square().mean(1)
         self.seen = {
             "image": unlabeled["image"],
