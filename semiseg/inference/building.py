@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
@@ -219,7 +218,7 @@ def _scalar(value: Any, kind: Any) -> Any:
     if right and kind is int:
         right = abs(value) <= MAX_INTEGER
     elif right and kind is float:
-        right = math.isfinite(value) and abs(value) <= MAX_NUMBER
+        right = abs(value) <= MAX_NUMBER  # NaN is not
     elif right and kind is str:
         right = len(value) <= MAX_TEXT and value.isprintable()
     if right:

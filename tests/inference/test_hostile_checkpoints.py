@@ -238,7 +238,10 @@ def packed(source: Path, description: bytes | None = None, compress: int = zipfi
 
 def flipped(source: Path) -> None:
     content = bytearray(source.read_bytes())
-    content[len(content) // 2] ^= 1
+    with zipfile.ZipFile(source) as archive:
+        largest = max(archive.infolist(), key=lambda record: record.file_size)
+        values = archive.read(largest)  # between the records there are bytes that nothing reads
+    content[content.index(values) + len(values) // 2] ^= 1
     Path("x.ckpt").write_bytes(content)
 
 
@@ -259,6 +262,7 @@ FILES: dict[str, Callable[[Path], Any]] = {
     "100 GB of bytes": lambda source: packed(
         source, START + b"c__builtin__\nbytearray\n\x8a\x06" + (10**11).to_bytes(6, "little") + b"\x85R."
     ),
+    "a key of several values": lambda source: packed(source, START + b"}K\x01\x85Ns."),
     "a key that is nested deeply": lambda source: packed(source, START + b"})" + b"\x85" * 10**6 + b"Ns."),
     "lists that are nested deeply": lambda source: packed(source, START + b"]" * 10**5 + b"a" * 99999 + b"."),
     "itself": lambda source: packed(source, START + b"]q\0h\0a."),
@@ -281,6 +285,14 @@ FILES: dict[str, Callable[[Path], Any]] = {
     "a device": lambda source: Path("x.ckpt").symlink_to("/dev/zero"),
     "a folder": lambda source: Path("x.ckpt").mkdir(),
 }  # fmt: skip
+
+WORDS = {
+    "a call": "names 'posix.system'",
+    "100 GB of bytes": "names '__builtin__.bytearray'",
+    "a key of several values": "none of torch.save",
+    "a FIFO": "not a regular file",
+    "a device": "not a regular file",
+}
 
 
 def in_child(checkpoint: Path) -> tuple[int, str]:
@@ -308,6 +320,7 @@ def test_files_that_are_none_of_torch(checkpoints: dict[str, Path], here: Path, 
     code, error = in_child(Path("x.ckpt"))
     assert (code, error.count("\n")) == (2, 1), error
     assert error.startswith("semiseg: error: x.ckpt: not a readable checkpoint")
+    assert WORDS.get(kind, "") in error
     assert not Path("mark").exists()
 
 

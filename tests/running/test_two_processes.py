@@ -98,7 +98,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tiny, tmp_path: Path, monk
     for state in weights:
         state.pop("of_process")
     torch.testing.assert_close(*weights, rtol=1e-9, atol=1e-12)
-    assert main(["test", "--run", str(run)]) == 0
+    assert main(["test", "--run", str(run), "--trust", "noting"]) == 0
     assert json.loads((run / "status.json").read_text())["test"]["best-native"]["num_cases"] == 3
 
 
