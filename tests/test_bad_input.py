@@ -249,8 +249,8 @@ def test_check_of_a_folder_without_masks(check):
         ("num_workers", "-1", "use 0 or more"),
         ("foreground_share", "7", "use 0 to 1"),
         ("augmentation.rotate", "-1", "use 0 to 180"),
-        ("augmentation.zoom", "-3", "use 0 or more"),
-        ("augmentation.intensity", ".nan", "use 0 or more"),
+        ("augmentation.zoom", "-3", "use 0 to 10"),
+        ("augmentation.intensity", ".nan", "use 0 to 10"),
         ("batch_size", "null", "a value is needed"),
     ],
 )

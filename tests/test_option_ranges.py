@@ -161,12 +161,12 @@ def test_schedules_that_take_the_budget(schedule):
     assert build_schedule(schedule, optimizer(), 10).last_epoch == 0
 
 
-class NoBudget(ramps.Ramp):
+class _NoBudget(ramps.Ramp):
     def __init__(self):
         pass
 
 
-class HeightFirst(ramps.Ramp):
+class _HeightFirst(ramps.Ramp):
     def __init__(self, height=0.1):
         self.height = height
 
@@ -174,7 +174,7 @@ class HeightFirst(ramps.Ramp):
         return self.height
 
 
-class Texts(ramps.Ramp):
+class _Texts(ramps.Ramp):
     def __init__(self, max_steps):
         pass
 
@@ -185,9 +185,9 @@ class Texts(ramps.Ramp):
 @pytest.mark.parametrize(
     ("ramp", "says"),
     [
-        (NoBudget, "--model.weight: is no ramp .* takes 1 positional argument"),
-        (HeightFirst, "--model.weight HeightFirst: takes height where the budget in steps stands"),
-        (Texts, "--model.weight: is no ramp"),
+        (_NoBudget, "--model.weight: is no ramp .* takes 1 positional argument"),
+        (_HeightFirst, "--model.weight _HeightFirst: takes height where the budget in steps stands"),
+        (_Texts, "--model.weight: is no ramp"),
         (ramps.Ramp, "--model.weight: is no ramp"),
         (lambda max_steps: lambda step: -1.0, "--model.weight at step 0 -1: use 0 or more"),
         (partial(components.SigmoidRamp, peak=-1.0), "--model.weight.peak -1: use 0 to"),
