@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from typing import NoReturn
 
 
@@ -26,26 +27,29 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}; {self.prog} --help says more")
 
 
-def check_number(option: str, value: float, least: float, most: float = math.inf, above: bool = False) -> None:
-    """Raise a UserError unless a number of the command line is one, and in its range.
+def check_number(
+    option: str, value: float | Sequence[float], least: float, most: float = math.inf, above: bool = False
+) -> None:
+    """Raise a UserError unless an option is a number, or a list of numbers, in its range.
 
     Args:
         option: name of the option, with `--`.
         value: its value.
         least: smallest value allowed.
-        most: largest value allowed.
+        most: largest value allowed; infinity itself is refused.
         above: `least` itself is too small.
 
     Raises:
         UserError: it is not.
     """
-    if not least <= value <= most or value == math.inf or (above and value == least):
-        start = f"more than {_shown(least)}" if above else _shown(least)
-        end = " or more" if most == math.inf and not above else f" to {_shown(most)}" if most < math.inf else ""
-        raise UserError(f"{option} {_shown(value)}: use {start}{end}")
+    for number in [value] if isinstance(value, int | float) else value:
+        if not least <= number <= most or number == math.inf or (above and number == least):
+            start = f"more than {_shown(least)}" if above else _shown(least)
+            end = " or more" if most == math.inf and not above else f" to {_shown(most)}" if most < math.inf else ""
+            raise UserError(f"{option} {_shown(number)}: use {start}{end}")
 
 
-def _shown(value: float) -> str:
-    if isinstance(value, int):
-        return str(value) if abs(value) < 10**18 else "of more than 18 digits"
-    return f"{value:g}"
+def _shown(number: float) -> str:
+    if isinstance(number, int):  # which may be too large for a float, and for text
+        return str(number) if abs(number) < 10**18 else "of more than 18 digits"
+    return f"{number:g}"

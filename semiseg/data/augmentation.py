@@ -25,7 +25,7 @@ class Augmentation:
         flip: flip every spatial axis with probability 0.5.
         rot90: rotate by a random multiple of 90 degrees in the first two axes (3D: the axial plane).
         rotate: largest free rotation in degrees, 2D only, used on half of the images; 0 for none.
-        zoom: images are enlarged or shrunk by a factor of up to 1 + zoom, 2D only; 0 for none, 9 at most.
+        zoom: images are enlarged or shrunk by a factor of up to 1 + zoom, 2D only; 0 for none, 10 at most.
         intensity: largest relative change of contrast, and of brightness in standard deviations, each channel on its
             own, so that colours change too; 0 for none, 10 at most.
 
@@ -42,7 +42,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         """Check the numbers."""
         check_number("--data.augmentation.rotate", self.rotate, 0, 180)
-        check_number("--data.augmentation.zoom", self.zoom, 0, 9)
+        check_number("--data.augmentation.zoom", self.zoom, 0, 10)
         check_number("--data.augmentation.intensity", self.intensity, 0, 10)
 
     def __call__(self, image: Tensor, mask: Tensor | None, random: np.random.Generator) -> tuple[Tensor, Tensor | None]:

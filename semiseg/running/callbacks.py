@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from typing import Any
 
@@ -10,17 +12,20 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from semiseg import whole_batch
 from semiseg.data.preprocessing import Preprocessing, resize
 from semiseg.errors import UserError
 from semiseg.evaluation.panels import case_panel, contact_sheet, show, step_panel
 from semiseg.running.folder import RunFolder
+from semiseg.running.processes import Watch
 
 
 class SeedEachStep(Callback):
     """Seed torch from (seed, step, rank) before every step, so that dropout and noise are functions of the step.
 
     A run that is resumed then needs no generator state to go on exactly as if it had never stopped. The step is the
-    number of the batch: with accumulated gradients every batch of a step has its own.
+    number of the batch: with accumulated gradients every batch of a step has its own. Draws for the whole batch
+    (`semiseg.whole_batch`) are the same in all processes, and those that one process makes.
 
     Args:
         seed: the run's seed.
@@ -31,8 +36,31 @@ class SeedEachStep(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed before the step."""
-        key = np.random.SeedSequence([self.seed, batch_idx, trainer.global_rank])
-        torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
+        shared, own = (
+            int(np.random.SeedSequence([self.seed, batch_idx, number]).generate_state(1, np.uint64)[0])
+            for number in (0, 1 + trainer.global_rank)
+        )
+        whole_batch.seed(shared, own)
+
+
+class HandleSignals(Callback):
+    """Take signals back from Lightning, whose own handler waits for the other processes, which may have ended.
+
+    Args:
+        watch: handles the signals.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the handlers again; tell the watch about the other processes on this machine."""
+        self.watch.handle_signals()
+        if trainer.world_size > 1:
+            everyone: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(everyone, (socket.gethostname(), os.getpid()))
+            here = {rank: pid for rank, (host, pid) in enumerate(everyone) if host == socket.gethostname()}
+            self.watch.others = {rank: pid for rank, pid in here.items() if pid != os.getpid()}
 
 
 class StopAtNaN(Callback):
