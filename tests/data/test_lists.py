@@ -111,9 +111,10 @@ def test_lists_that_are_pipes_are_refused(atria, tmp_path):
 def glands(tmp_path):
     layouts.write_glas(tmp_path, 4, 1, 0, (16, 16))
     (table,) = tmp_path.rglob("Grade.csv")
+    whole = table.read_text(encoding="utf-8")
 
     def patients(change):
-        text = change(table.read_text())
+        text = change(whole)
         table.write_bytes(text if isinstance(text, bytes) else text.encode())
         return {case.case: case.patient for case in GlaS(str(tmp_path)).cases}
 
@@ -169,7 +170,7 @@ def test_mistakes_in_a_table_of_patients_are_named(change, words, glands):
 def test_mistakes_in_a_table_of_diagnoses_are_named(change, words, tmp_path):
     layouts.write_ph2(tmp_path, 3, (16, 16))
     (table,) = tmp_path.rglob("PH2_dataset.txt")
-    text = change(table.read_text())
+    text = change(table.read_text(encoding="utf-8"))
     table.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=rf"PH2_dataset.txt.*{words}"):
         _ = PH2(str(tmp_path)).cases
@@ -187,7 +188,7 @@ def pairs(tmp_path):
 
     def open_(*rows):
         if rows:
-            (tmp_path / "set/list.csv").write_text("\n".join(["case,patient,image,mask", *rows]))
+            (tmp_path / "set/list.csv").write_text("\n".join(["case,patient,image,mask", *rows]), encoding="utf-8")
         return Folder(str(tmp_path / "set"), manifest="list.csv" if rows else None).cases
 
     open_.root = tmp_path / "set"
