@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from semiseg.data.splits import Split
 from semiseg.errors import UserError
-from semiseg.files import TEMPORARY, atomic_path, parse_yaml, read_json, read_yaml, take_lock
+from semiseg.files import OPTIONS, TEMPORARY, atomic_path, parse_yaml, read_json, read_yaml, take_lock
 
 # What changes how a run is carried out, but not what it computes.
 _FREE = {
@@ -234,7 +234,7 @@ class RunFolder:
             UserError: it is missing or damaged.
         """
         try:
-            config = read_yaml(self.config)
+            config = read_yaml(self.config, OPTIONS)
         except FileNotFoundError:
             raise UserError(f"{self.config}: {_MISSING}") from None
         except UserError as error:

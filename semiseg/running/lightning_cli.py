@@ -34,14 +34,14 @@ from semiseg.running.callbacks import (
     ValidationPanels,
 )
 from semiseg.running.checkpoints import AtomicCheckpointIO, KeepBestAndLast, fingerprint, restore
-from semiseg.running.checks import check_fit
+from semiseg.running.checks import check_arguments, check_callbacks, check_fit, check_options
 from semiseg.running.configs import arguments_of, config_folder, find_configs, one_budget, weights_of
 from semiseg.running.folder import RunFolder, provenance
 from semiseg.running.launcher import replace_launcher
 from semiseg.running.loggers import MetricsCSV, finish_wandb, wandb_logger, wandb_mode
 from semiseg.running.processes import Stopped, Watch
 from semiseg.running.results import WriteResults, key_of
-from semiseg.trust import foreign_modules
+from semiseg.trust import add_trust_option, foreign_modules
 
 # Options that each test may have of its own: the resolution is part of its name, the weights are the checkpoint's.
 _OF_A_TEST = ("data.evaluation", "model.network.weights")
@@ -55,11 +55,12 @@ def run_lightning(args: list[str], watch: Watch) -> None:
         watch: stops this process on a signal or with the other processes of its run.
     """
     import_from_here()
-    finished = OneLineParser("semiseg test", add_help=False, allow_abbrev=False)
+    finished = OneLineParser(f"semiseg {args[0] if args else ''}", add_help=False, allow_abbrev=False)
     finished.add_argument("--run", type=Path)
     finished.add_argument("--checkpoint", choices=("best", "last"), default="best")
-    finished.add_argument("--trust", action="append", default=[], metavar="MODULE")
+    add_trust_option(finished, "the run")
     given = argparse.Namespace(run=None, checkpoint="best")
+    check_arguments(args)
     options = find_configs(args)
     if args and args[0] in ("test", "validate") and not {"-h", "--help"} & set(args):
         given, rest = finished.parse_known_args(options)
@@ -146,6 +147,7 @@ class SemisegCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check what the parser cannot; do without initial weights that are gone."""
         config = self.config[self.subcommand]
+        check_options(config)
         if self.subcommand == "fit":
             check_fit(config)
         if empty := first_null(config):
@@ -161,6 +163,7 @@ class SemisegCLI(LightningCLI):
         config = self.config_init[self.subcommand]
         self._open_folder()
         loggers: list[Logger] = []
+        check_callbacks(_listed(config.trainer.callbacks))
         quiet = config.trainer.enable_progress_bar is False or not sys.stderr.isatty()
         own: list[Callback] = [SeedEachStep(int(config.seed_everything)), StopAtNaN(self.folder)]
         own += [QuietProgress()] if quiet else [RichProgressBar(leave=True)]
@@ -202,6 +205,8 @@ class SemisegCLI(LightningCLI):
             raise UserError(f"--trainer: {error}") from error
         if str(config.trainer.precision).startswith("16") and trainer.precision == "bf16-mixed":
             raise UserError(f"--trainer.precision {config.trainer.precision} needs a GPU; use bf16-mixed")
+        if trainer.precision == "16-true" and isinstance(trainer.accelerator, CPUAccelerator):
+            raise UserError("--trainer.precision 16-true needs a GPU; use bf16-true")
         if config.trainer.sync_batchnorm and isinstance(trainer.accelerator, CPUAccelerator):
             raise UserError(
                 "--trainer.sync_batchnorm true: PyTorch synchronizes batch statistics on GPUs only; leave it out"
