@@ -39,6 +39,7 @@ _TORCH = {
         "--model.network: this method leaves parts of it untrained, for which several processes wait; give a Denoiser "
         "--model.network.image_pathway false, else use --trainer.strategy ddp_find_unused_parameters_true"
     ),
+    r"Exceeds the limit \(4300 digits\)": "a number of the options has more than 4300 digits; correct it",
     "DataLoader worker .* (killed|exited)": (
         "a data loader process was ended, perhaps for want of memory; lower --data.num_workers, or use 0"
     ),

@@ -51,9 +51,12 @@ def check_number(
     """
     for number in [value] if isinstance(value, int | float) else value:
         if not least <= number <= most or number == math.inf or (above and number == least):
-            start = f"more than {least:g}" if above else f"{least:g}"
-            end = " or more" if most == math.inf and not above else f" to {most:g}" if most < math.inf else ""
-            shown = (
-                str(number)[:40] if isinstance(number, int) else f"{number:g}"
-            )  # an int may be too large for a float
-            raise UserError(f"{option} {shown}: use {start}{end}")
+            start = f"more than {_shown(least)}" if above else _shown(least)
+            end = " or more" if most == math.inf and not above else f" to {_shown(most)}" if most < math.inf else ""
+            raise UserError(f"{option} {_shown(number)}: use {start}{end}")
+
+
+def _shown(number: float) -> str:
+    if isinstance(number, int):  # which may be too large for a float, and for text
+        return str(number) if abs(number) < 10**18 else "of more than 18 digits"
+    return f"{number:g}"

@@ -190,9 +190,9 @@ def first_null(config: Any) -> str | None:
     jsonargparse checks the options further down, but lets these pass.
 
     Args:
-        config: options of a subcommand, parsed.
+        config: options of a command, parsed; `semiseg data` has no model.
     """
-    for group in ("model", "data"):
+    for group in (name for name in ("model", "data") if name in config):
         kind = _class(config[group].class_path)
         for option, value in vars(config[group].init_args).items():
             hint = _hint(kind, option)

@@ -244,20 +244,127 @@ def test_check_of_a_folder_without_masks(check):
         ("fold", "-1", "use 0 to 4"),
         ("num_folds", "13", "only 12 patients with masks to split; use --data.num_folds 12 or add cases"),
         ("image_size", "[32,32,32]", "give 2 positive numbers"),
-        ("batch_size", "0", "use 1 or more"),
-        ("unlabeled_batch_size", "-3", "use 1 or more"),
-        ("num_workers", "-1", "use 0 or more"),
+        ("batch_size", "0", "use 1 to 4096"),
+        ("unlabeled_batch_size", "-3", "use 1 to 4096"),
+        ("num_workers", "-1", "use 0 to 256"),
         ("foreground_share", "7", "use 0 to 1"),
         ("augmentation.rotate", "-1", "use 0 to 180"),
         ("augmentation.zoom", "-3", "use 0 to 10"),
         ("augmentation.intensity", ".nan", "use 0 to 10"),
         ("batch_size", "null", "a value is needed"),
+        ("batch_size", "100000", "use 1 to 4096"),
+        ("batch_size", "1000000000", "use 1 to 4096"),
+        ("num_workers", "1000000", "use 0 to 256"),
+        ("cache_gb", "-1", "use 0 to 1e+06"),
+        ("cache_gb", ".nan", "use 0 to 1e+06"),
+        ("split_seed", "-1", "use 0 to 4294967295"),
+        ("labeled_count", "1000000000", "use 1 to"),
+        ("num_folds", "1000000000", "only 12 patients"),
+        ("image_size", "[1000000,1000000]", "use 1 to 65536"),
+        ("patch_size", "[0,16]", "use 1 to 4096"),
+        ("patch_size", "[5000,16]", "use 1 to 4096"),
+        ("spacing", "[0.0,1.0]", "use 1e-06 to 10000"),
+        ("spacing", "[nan,1.0]", "use 1e-06 to 10000"),
+        ("default_spacing", "[1000000000.0,1.0]", "use 1e-06 to 10000"),
+        ("augmentation.zoom", "1000", "use 0 to 10"),
+        ("num_cases", "0", "use 1 to 100000"),
+        ("num_cases", "1000000000", "use 1 to 100000"),
+        ("size", "[4096,4096,4096]", "use smaller or fewer ones"),
+        ("size", "[2,2]", "use 8 to 4096"),
+        ("size", "[32]", "give 2 or 3 numbers"),
+        ("num_scene_classes", "300", "use 2 to 10"),
+        ("unlabeled", "13", "use 0 to 12"),
     ],
 )
 def test_option_out_of_range(option, value, hint, complains):
     shown = value.replace(",", ", ").removeprefix(".")
-    complains(fit(*SYNTHETIC, f"--data.{option}", value), f"--data.{option} {shown}", hint)
+    complains(fit(*SYNTHETIC, f"--data.{option}", value.replace("nan,", ".nan,")), f"--data.{option} {shown}", hint)
     assert not RUN.exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--data.image_size", "[65536,65536]"),
+        ("--data.image_size", "[2048,2048]", "--data.batch_size", "4096"),
+        ("--data.image_size", "null", "--data.patch_size", "[4096,4096]", "--data.batch_size", "4096"),
+    ],
+)
+def test_a_batch_that_cannot_fit_into_memory(options, complains):
+    complains(fit(*SYNTHETIC, *options), "--data.batch_size", "GiB of memory; the limit is half of this machine's")
+
+
+def test_a_size_and_a_patch(complains):
+    options = ("--data.image_size", "[32,32]", "--data.patch_size", "[16,16]")
+    complains(fit(*SYNTHETIC, *options), "--data.image_size [32, 32] and --data.patch_size [16, 16]", "one of the two")
+
+
+def test_volumes_resampled_to_what_cannot_fit_into_memory(complains):
+    volumes()
+    options = ("--data", "Folder", "--data.root", ".", "--data.spacing", "[1e-6,1e-6,1e-6]")
+    complains(fit(*options), "images/v", "GiB of memory", "--data.spacing")
+
+
+@pytest.mark.parametrize(
+    ("values", "hint"),
+    [
+        ("[]", "0 values; give 2 to 254"),
+        ("[0]", "1 values; give 2 to 254"),
+        (str(list(range(300))), "300 values; give 2 to 254"),
+        ("[0,7,7]", "7 is there twice"),
+        ("[[0,0,0],[9,9,9],[9,9,9]]", "(9, 9, 9) is there twice"),
+        ("[[0,0],[9,9]]", "give 3 numbers"),
+        ("[[0,0,0],[9,9,256]]", "use 0 to 255"),
+        ("[0,99999999999999]", "use -2147483648 to 4294967296"),
+    ],
+)
+def test_mask_values_that_are_no_classes(values, hint, complains):
+    pictures(4)
+    complains(folder("--data.mask_values", values), "--data.mask_values", hint)
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "A", "../b", "b/c", "b\\c", "..", ".b", "", " b", "b,c", "b\nc", "b\0", "x" * 65]
+)
+def test_class_names_that_cannot_name_files_or_columns(name, complains):
+    pictures(4)
+    complains(folder("--data.class_names", json.dumps(["a", name])), "--data.class_names")
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        (("preview", "--count", "0"), "--count 0: use 1 to 100"),
+        (("preview", "--count", "-1"), "--count -1: use 1 to 100"),
+        (("preview", "--count", "1000000000"), "--count 1000000000: use 1 to 100"),
+        (("preview", "--output", "images"), "--output 'images': is no file"),
+        (("preview", "--output", "pipe"), "--output 'pipe': is no file"),
+        (("preview", "--output", "images/c0.png/x.png"), "cannot be written"),
+        (("split", "--output", ""), "--output '': is no file"),
+        (("split", "--output", "images/c0.png/x.json"), "cannot be written"),
+        (("split", "--data.fold", "null"), "--data.fold null: a value is needed"),
+        (("split", "--data.num_folds", "0x" + "f" * 5000), "more than 4300 digits"),
+    ],
+)
+def test_mistakes_in_looking_at_data(command, hint, complains):
+    pictures()
+    os.mkfifo("pipe")
+    complains(["data", command[0], ".", *command[1:]], hint)
+
+
+@pytest.mark.parametrize("option", ["root", "cache_dir"])
+def test_folders_with_a_nul_in_their_name(option, complains):
+    options = {"class_path": "Folder", "init_args": {"root": ".", option: "a\0b"}}
+    Path("data.json").write_text(json.dumps({"data": options}))
+    complains(["data", "check", "--config", "data.json"], f"--data.{option}", "NUL")
+
+
+def test_a_pipe_among_the_images(check, complains):
+    pictures()
+    os.mkfifo("images/z.png")
+    problems, _ = check()
+    assert problems == [f"problem: {Path('images/z.png')}: is a pipe, a socket or a device, not a file; remove it"]
+    complains(folder("--data.ignore_unlabeled", "true", "--data.mask_values", "[0,255]"), "images/z.png: is a pipe")
 
 
 @pytest.mark.parametrize(
@@ -357,7 +464,7 @@ def test_size_not_a_multiple_of_the_stride_can_be_mended(complains):
         ("case,image,mask\na,images/c0.png,\n", "lacks the column(s) patient"),
         ("", "lacks the column(s) case, patient, image, mask"),
         ("case,patient,image,mask\na,,images/none.png,\n", "line 2: images/none.png"),
-        ("case,patient,image,mask\na\n", "line 2: case and image must not be empty"),
+        ("case,patient,image,mask\na\n", "line 2: has 1 fields for 4 columns"),
         ("case,patient,image,mask\na,,images/c0.png,\na,,images/c1.png,\n", "case a is listed more than once"),
     ],
 )

@@ -11,7 +11,9 @@ import numpy as np
 
 from semiseg.data.base import SegmentationDataModule
 from semiseg.data.cases import Case
-from semiseg.data.io import Image, read_image, read_mask, reading
+from semiseg.data.io import Image, h5_dataset, read_image, read_mask
+from semiseg.data.reading import reading
+from semiseg.errors import UserError
 
 
 class ACDC(SegmentationDataModule):
@@ -42,7 +44,9 @@ class ACDC(SegmentationDataModule):
         for path in sorted(self.root.rglob("*.h5")):
             if match := re.fullmatch(r"(patient\d+)_frame\d+", path.stem):
                 with reading(path), h5py.File(path, "r") as file:
-                    slices = file["image"].shape[0]
+                    slices = h5_dataset(path, file, "image").shape[0]
+                if slices > 1000:
+                    raise UserError(f"{path}: has {slices} slices; expected slices first, 1000 at most")
                 cases += [Case(f"{path.stem}_slice{z:02d}", match[1], path, path) for z in range(slices)]
         return cases
 
@@ -53,7 +57,10 @@ class ACDC(SegmentationDataModule):
 
     def read_raw_mask(self, case: Case) -> np.ndarray:
         """The same slice of the labels."""
-        return read_mask(case.image)[_slice(case)]
+        labels = read_mask(case.image)
+        if _slice(case) >= len(labels):
+            raise UserError(f"{case.image}: has labels of {len(labels)} slices, but more in its image; replace it")
+        return labels[_slice(case)]
 
     def to_classes(self, mask: np.ndarray) -> np.ndarray:
         """Class indices as they are."""

@@ -25,9 +25,9 @@ class Augmentation:
         flip: flip every spatial axis with probability 0.5.
         rot90: rotate by a random multiple of 90 degrees in the first two axes (3D: the axial plane).
         rotate: largest free rotation in degrees, 2D only, used on half of the images; 0 for none.
-        zoom: images are enlarged or shrunk by a factor of up to 1 + zoom, 2D only; 0 for none.
+        zoom: images are enlarged or shrunk by a factor of up to 1 + zoom, 2D only; 0 for none, 10 at most.
         intensity: largest relative change of contrast, and of brightness in standard deviations, each channel on its
-            own, so that colours change too; 0 for none.
+            own, so that colours change too; 0 for none, 10 at most.
 
     Raises:
         UserError: a number is out of its range.

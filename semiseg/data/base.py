@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -18,7 +19,9 @@ from semiseg.data.augmentation import Augmentation
 from semiseg.data.cache import ArrayCache
 from semiseg.data.cases import Case
 from semiseg.data.datasets import EvaluationSet, TrainingSet, collate_evaluation, collate_training
+from semiseg.data.headers import SPACING
 from semiseg.data.image_set import ImageSet, mask_file, size_text
+from semiseg.data.limits import check_fits, check_numbers
 from semiseg.data.preprocessing import Preprocessing
 from semiseg.data.samplers import StepSampler
 from semiseg.data.splits import Split, make_split
@@ -41,10 +44,10 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
         num_folds: number of folds.
         split: `kfold`, or `official` where the data set has a test set of its own.
         split_seed: seed of the split, the same for all methods that are compared.
-        batch_size: labeled images per step and process.
+        batch_size: labeled images per step and process; a batch may take half of the memory.
         unlabeled_batch_size: unlabeled images per step and process; default `batch_size`.
         image_size: size that whole images are resized to, a multiple of the network's stride.
-        patch_size: size of random training patches and of the sliding window, instead of whole images.
+        patch_size: size of random training patches and of the sliding window, instead of `image_size`.
         spacing: spacing in mm that volumes are resampled to; default: as they are.
         foreground_share: share of labeled patches that are made to hold a foreground voxel (a third, as nnU-Net).
         augmentation: random flips, rotations and intensity changes.
@@ -80,15 +83,33 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
         seed: int = 0,
     ) -> None:
         lightning.LightningDataModule.__init__(self)
-        ImageSet.__init__(self, Path(root), image_size, patch_size, spacing, ArrayCache(cache_dir, cache_gb))
-        for option, value, least in (
-            ("batch_size", batch_size, 1),
-            ("unlabeled_batch_size", unlabeled_batch_size, 1),
-            ("num_workers", num_workers, 0),
+        for option, path in (("root", root), ("cache_dir", cache_dir)):
+            if path is not None and "\0" in path:
+                raise UserError(f"--data.{option} {path!a}: holds a NUL character; correct it")
+        for option, value, least, most in (
+            ("batch_size", batch_size, 1, 4096),
+            ("unlabeled_batch_size", unlabeled_batch_size, 1, 4096),
+            ("num_workers", num_workers, 0, 256),
+            ("foreground_share", foreground_share, 0, 1),
+            ("cache_gb", cache_gb, 0, 1e6),
+            ("split_seed", split_seed, 0, 2**32 - 1),
+            ("seed", seed, 0, 2**32 - 1),
         ):
             if value is not None:
-                check_number(f"--data.{option}", value, least)
-        check_number("--data.foreground_share", foreground_share, 0, 1)
+                check_number(f"--data.{option}", value, least, most)
+        for option, values, low, high in (
+            ("image_size", image_size, 1, 65536),
+            ("patch_size", patch_size, 1, 4096),
+            ("spacing", spacing, *SPACING),
+        ):
+            if values is not None:
+                check_numbers(f"--data.{option}", values, low, high)
+        if image_size is not None and patch_size is not None:
+            raise UserError(
+                f"--data.image_size {list(image_size)} and --data.patch_size {list(patch_size)}: images are resized or "
+                "cut; set one of the two to null"
+            )
+        ImageSet.__init__(self, Path(root), image_size, patch_size, spacing, ArrayCache(cache_dir, cache_gb))
         self.labeled_fraction = labeled_fraction
         self.labeled_count = labeled_count
         self.fold = fold
@@ -160,6 +181,8 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Decode what the run needs into the cache; every problem of a needed file shows here, before training."""
+        if size := self.image_size or self.patch_size:
+            self._check_batch(size)
         training = [*self.part("labeled"), *self.part("unlabeled")]
         held_out = [*self.part("validation"), *self.part("test")]
         self._preprocessing(self.in_channels)  # found once, not by every thread
@@ -174,6 +197,7 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
         self.cache.trim()
         shapes = {case: self.image_entry(case).shape[1:] for case in training}
         if self.patch_size is None:
+            self._check_batch(max(shapes.values(), key=math.prod, default=(1,)))
             together = max(self.batch_size, self.unlabeled_batch_size, len(self._wanted_streams))
             if len(set(shapes.values())) > 1 and together > 1:
                 raise UserError(f"{self.root}: images differ in size; set --data.image_size or --data.patch_size")
@@ -184,6 +208,18 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
                     f"{case.image}: volume {size_text(shape)} is smaller than --data.patch_size "
                     f"{size_text(self.patch_size)}; use a smaller patch or a finer --data.spacing"
                 )
+
+    def _check_batch(self, size: Sequence[int]) -> None:
+        """Check that the images and masks of a step fit into memory."""
+        together = {"labeled": self.batch_size, "unlabeled": self.unlabeled_batch_size}
+        batch = sum(together[stream] for stream in self._wanted_streams)
+        own = "patch_size" if self.patch_size is not None else "image_size"
+        check_fits(
+            f"--data.batch_size {batch} x --data.{own}",
+            (batch, self.in_channels, *size),
+            4 + 8,  # a float of the image and a whole number of the mask
+            f"use smaller batches, or a smaller --data.{own}",
+        )
 
     def setup(self, stage: str) -> None:
         """Check that the run's method finds the streams it learns from."""

@@ -14,9 +14,10 @@ from rich.table import Table
 from semiseg.data.base import SegmentationDataModule
 from semiseg.data.cache import ArrayCache
 from semiseg.data.cases import Case
+from semiseg.data.limits import check_fits
 from semiseg.data.splits import Split
-from semiseg.errors import OneLineParser, UserError
-from semiseg.evaluation.panels import case_panel, contact_sheet, save_png
+from semiseg.errors import OneLineParser, UserError, check_number
+from semiseg.evaluation.panels import MIN_HEIGHT, case_panel, contact_sheet, save_png
 from semiseg.files import atomic_path
 
 HELP = """usage: semiseg data check|preview|split DIR [options]       your own folder: DIR/images and DIR/masks
@@ -49,13 +50,18 @@ def data_command(args: Sequence[str]) -> int:
     if action != "check":
         parser.add_argument("--output", type=str, default="preview.png" if action == "preview" else "split.json")
     if action == "preview":
-        parser.add_argument("--count", type=int, default=12, help="number of cases shown")
+        parser.add_argument("--count", type=int, default=12, help="number of cases shown, 1 to 100")
+    from semiseg.explain import first_null
     from semiseg.running.configs import find_configs
 
     options = parser.parse_args(find_configs(rest))
+    if empty := first_null(options):
+        raise UserError(f"--{empty} null: a value is needed; leave the option out to keep the default")
     data: SegmentationDataModule = parser.instantiate(options).data
     if action == "check":
         return _check(data)
+    if "\0" in options.output or (Path(options.output).exists() and not Path(options.output).is_file()):
+        raise UserError(f"--output {options.output!a}: is no file; give the name of one")
     if action == "preview":
         _preview(data, Path(options.output), options.count)
     else:
@@ -137,10 +143,15 @@ def _check_case(
 
 def _preview(data: SegmentationDataModule, output: Path, count: int) -> None:
     """Image and contours of evenly chosen cases that have a mask."""
+    check_number("--count", count, 1, 100)
     cases = [case for case in data.cases if case.mask is not None and case.mask.exists()] or list(data.cases)
-    chosen = cases[:: max(1, len(cases) // max(count, 1))][:count]
+    chosen = cases[:: max(1, len(cases) // count)][:count]
     panels = []
     for case in chosen:
+        height, width = data.read_image(case).array.shape[1:3]
+        larger = -(-MIN_HEIGHT // height)  # thin images are enlarged
+        size = (len(chosen), 2, height * larger, width * larger, 3)
+        check_fits(f"{case.image}: its picture, for every case,", size, 1, "show fewer cases by --count")
         mask = data.read_classes(case) if case.mask is not None else None
         panels.append(case_panel(data.read_image(case).array, mask, None, case.case))
     save_png(contact_sheet(panels, 3), output)

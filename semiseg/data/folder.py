@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,11 +12,15 @@ from typing import Any, Literal
 import numpy as np
 
 from semiseg.data.base import SegmentationDataModule
-from semiseg.data.cases import Case
+from semiseg.data.cases import NAME, Case
+from semiseg.data.headers import SPACING
 from semiseg.data.io import PICTURES, Axes, find_images, is_image, stem_of, suffix_of
-from semiseg.errors import UserError
+from semiseg.data.limits import check_numbers
+from semiseg.errors import UserError, check_number
+from semiseg.files import read_table
 
 _COLUMNS = ("case", "patient", "image", "mask")
+MAX_CLASSES = 254  # class maps are uint8, and 255 is what stands for no class
 
 
 class Folder(SegmentationDataModule):
@@ -55,11 +59,17 @@ class Folder(SegmentationDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(root, image_size=image_size, patch_size=patch_size, **kwargs)
+        if mask_values is not None and mask_values != "foreground":
+            _check_values(mask_values)
+        if class_names is not None:
+            _check_names(class_names)
+        if default_spacing is not None:
+            check_numbers("--data.default_spacing", default_spacing, *SPACING, counts=(2, 3))
         self.manifest = Path(manifest) if manifest else None
         self.mask_values = mask_values
         self.h5_axes = h5_axes
-        self.default_spacing = tuple(default_spacing) if default_spacing else None
-        self._names = tuple(class_names) if class_names else None
+        self.default_spacing = tuple(default_spacing) if default_spacing is not None else None
+        self._names = tuple(class_names) if class_names is not None else None
         if self.image_size is None and self.patch_size is None and self.root.is_dir():
             if self.spatial_dims == 2:
                 self.image_size = (256, 256)
@@ -97,30 +107,33 @@ class Folder(SegmentationDataModule):
         path = path if path.exists() else self.root / path
         if not path.exists():
             raise UserError(f"--data.manifest {self.manifest}: no such file, here or in {self.root}")
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, skipinitialspace=True)
-            missing = [column for column in _COLUMNS if column not in (rows.fieldnames or ())]
-            if missing:
-                raise UserError(
-                    f"{path}: lacks the column(s) {', '.join(missing)}; the first line must name {_COLUMNS}"
-                )
-            cases = [self._from_row(path, number, row) for number, row in enumerate(rows, start=2)]
-        names = [case.case for case in cases]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            raise UserError(f"{path}: case {name} is listed more than once; each case needs a name of its own")
+        cases: list[Case] = []
+        lines: dict[str | Path, int] = {}  # of what belongs to one case only: its name, its files
+        for number, row in enumerate(read_table(path, _COLUMNS), start=2):
+            case = self._from_row(f"{path}, line {number}", row)
+            if case.case in lines:
+                raise UserError(f"{path}: case {case.case} is listed more than once; each case needs a name of its own")
+            for file in {case.image, case.mask} - {None}:
+                assert file is not None
+                if file in lines:
+                    raise UserError(
+                        f"{path}: {file} is in lines {lines[file]} and {number}; each case needs files of its own"
+                    )
+                lines[file] = number
+            lines[case.case] = number
+            cases.append(case)
         return cases
 
-    def _from_row(self, path: Path, number: int, row: dict[str, str]) -> Case:
-        values = {column: (row[column] or "").strip() for column in _COLUMNS}
-        if not values["case"] or not values["image"]:
-            raise UserError(f"{path}, line {number}: case and image must not be empty")
-        image, mask = self.root / values["image"], self.root / values["mask"] if values["mask"] else None
+    def _from_row(self, where: str, row: dict[str, str]) -> Case:
+        if not row["case"] or not row["image"]:
+            raise UserError(f"{where}: case and image must not be empty")
+        image, mask = self.root / row["image"], self.root / row["mask"] if row["mask"] else None
         for file in (image, mask):
             if file is not None and file.exists() and not is_image(file):
-                raise UserError(f"{path}, line {number}: {file} is of an unknown format")
+                raise UserError(f"{where}: {file} is of an unknown format")
         if not image.exists():  # a missing mask matters, and is reported, only where the run needs it
-            raise UserError(f"{path}, line {number}: {image} does not exist")
-        return Case(values["case"], values["patient"] or values["case"], image, mask)
+            raise UserError(f"{where}: {image} does not exist")
+        return Case(row["case"], row["patient"] or row["case"], image, mask)
 
     # Classes
 
@@ -189,6 +202,42 @@ def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
             raise UserError(f"{path}: has the same stem as {stems[stem].name}; rename one of them")
         stems[stem] = path
     return stems
+
+
+def _check_values(values: str | Sequence[int] | Sequence[Sequence[int]]) -> None:
+    """Values of classes: 2 to 254 of them, all numbers or all colours, each once."""
+    if not 2 <= len(values) <= MAX_CLASSES:
+        raise UserError(
+            f"--data.mask_values: {len(values)} values; give 2 to {MAX_CLASSES}, one per class, background first"
+        )
+    found: list[Any] = [tuple(value) if isinstance(value, Sequence) else value for value in values]
+    for value in found:
+        if isinstance(value, tuple):
+            check_numbers("--data.mask_values", value, 0, 255, counts=(3,))
+        else:
+            check_number("--data.mask_values", value, -(2**31), 2**32)
+    if twice := [value for value, count in Counter(found).items() if count > 1]:
+        raise UserError(f"--data.mask_values: {twice[0]} is there twice; each class needs a value of its own")
+    if len({type(value) for value in found}) > 1:
+        raise UserError("--data.mask_values: holds numbers and colours; give only numbers, or only colours [r,g,b]")
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Names of classes: they become columns of tables and parts of file names."""
+    if not 2 <= len(names) <= MAX_CLASSES:
+        raise UserError(
+            f"--data.class_names: {len(names)} names; give 2 to {MAX_CLASSES}, one per class, background first"
+        )
+    for name in names:
+        if not NAME.fullmatch(name) or re.search(r'[/\\,;"]', name) or name.strip() != name or not 1 <= len(name) <= 64:
+            raise UserError(
+                f"--data.class_names {name!a:.80}: use 1 to 64 characters, without slash, comma, semicolon, quotation "
+                "mark, line break, or spaces around it"
+            )
+        if name.startswith("."):
+            raise UserError(f"--data.class_names {name}: begin it with a letter or digit, not with a dot")
+    if twice := [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]:
+        raise UserError(f"--data.class_names: {twice[0]} is there twice; each class needs a name of its own")
 
 
 def _infer_values(found: list[int], rarest: str, root: Path) -> tuple[int, ...]:

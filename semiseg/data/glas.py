@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from semiseg.data.base import SegmentationDataModule
 from semiseg.data.cases import Case
-from semiseg.data.io import reading
+from semiseg.data.lists import rows_by_case
+
+_COLUMNS = ("name", "patient ID", "grade (GlaS)")
 
 
 class GlaS(SegmentationDataModule):
@@ -18,8 +18,8 @@ class GlaS(SegmentationDataModule):
 
     Sirinukunwattana et al., "Gland segmentation in colon histology images: the GlaS challenge contest", Medical Image
     Analysis 2017, https://arxiv.org/abs/1603.00275. Masks hold gland instances: above 0 is gland. `Grade.csv`, where
-    present, gives the patient of each image and the grade (benign, malignant) that folds are stratified by; without it
-    each image counts as a patient. The official split is train against testA and testB.
+    present, gives the patient of each image and the grade (benign, malignant) that folds are stratified by, and must
+    have a row for each; without it each image counts as a patient. The official split is train against testA and testB.
 
     Args:
         root: folder that holds `train_1.bmp`, `train_1_anno.bmp`, ..., itself or one level below.
@@ -41,19 +41,19 @@ class GlaS(SegmentationDataModule):
             for path in folder.glob("*.bmp")
             if re.fullmatch(r"(train|testA|testB)_\d+", path.stem)
         ]
-        grades = {folder: _read_grades(folder / "Grade.csv") for folder in {path.parent for path in images}}
-        cases = []
-        for path in images:
-            patient, grade = grades[path.parent].get(path.stem, (path.stem, ""))
-            mask = path.with_name(f"{path.stem}_anno.bmp")
-            cases.append(Case(path.stem, patient, path, mask, grade, "train" if path.stem[1] == "r" else "test"))
-        return cases
-
-
-def _read_grades(path: Path) -> dict[str, tuple[str, str]]:
-    """Image name to (patient, grade)."""
-    if not path.exists():
-        return {}
-    with reading(path), path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file, skipinitialspace=True)
-        return {row["name"].strip(): (row["patient ID"].strip(), row["grade (GlaS)"].strip()) for row in rows}
+        grades: dict[str, dict[str, str]] = {}
+        for folder in {path.parent for path in images}:
+            if (table := folder / "Grade.csv").exists():
+                own = [path.stem for path in images if path.parent == folder]
+                grades |= rows_by_case(table, _COLUMNS, own)
+        return [
+            Case(
+                case=path.stem,
+                patient=grades[path.stem]["patient ID"] if path.stem in grades else path.stem,
+                image=path,
+                mask=path.with_name(f"{path.stem}_anno.bmp"),
+                stratum=grades[path.stem]["grade (GlaS)"] if path.stem in grades else "",
+                official="train" if path.stem.startswith("train") else "test",
+            )
+            for path in images
+        ]

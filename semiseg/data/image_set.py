@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from semiseg.data.cache import ArrayCache, Entry
-from semiseg.data.cases import Case
+from semiseg.data.cases import Case, check_files
 from semiseg.data.io import Axes, Image, read_mask
 from semiseg.data.preprocessing import Preprocessing, resize_classes
 from semiseg.errors import UserError
@@ -109,6 +109,7 @@ class ImageSet:
         for one, other in pairwise(cases):
             if one.case == other.case:
                 raise UserError(f"{other.image}: case {other.case} is there twice, also as {one.image}; remove one")
+        check_files(cases)
         return cases
 
     @cached_property

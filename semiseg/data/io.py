@@ -7,9 +7,13 @@ screen. 3D is (x, y, z): NIfTI, NRRD, MHA and DICOM are turned to the closest ri
 
 from __future__ import annotations
 
+import gzip
+import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +24,22 @@ import SimpleITK as sitk
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from PIL import Image as Pillow
 
+from semiseg.data.headers import (
+    check_axes,
+    check_claim,
+    check_png,
+    check_slices,
+    check_spacing,
+    check_tiff,
+)
+from semiseg.data.reading import reading
+from semiseg.data.text_headers import check_metaimage, check_nrrd
 from semiseg.errors import UserError
 from semiseg.files import atomic_path
 
 sitk.ProcessObject_SetGlobalWarningDisplay(False)  # what is wrong is said once, by us
+nib.imageglobals.logger.setLevel("CRITICAL")
+warnings.filterwarnings("ignore", category=Pillow.DecompressionBombWarning)
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NIFTI = (".nii", ".nii.gz")
@@ -95,8 +111,8 @@ def read_image(path: Path, h5_axes: Axes = "xyz", h5_spacing: Sequence[float] | 
             image = _read_itk(path)
         else:
             raise UserError(f"{path}: unknown image format; use PNG, JPEG, TIFF, BMP, NIfTI, NRRD, MHA, h5 or DICOM")
-        if not np.isfinite(image.array).all():
-            raise UserError(f"{path}: holds values that are not numbers (NaN or infinite); repair or remove it")
+        _check_values(path, image.array)
+        check_spacing(path, image.spacing)
         return image
 
 
@@ -114,47 +130,50 @@ def read_mask(path: Path, h5_axes: Axes = "xyz", h5_key: str | None = None) -> n
     with reading(path):
         suffix = suffix_of(path)
         if suffix in PICTURES:
-            with Pillow.open(path) as picture:
+            with _picture(path) as picture:
                 plain = {"LA": "L", "RGBA": "RGB", "CMYK": "RGB"}.get(picture.mode, picture.mode)
                 array = np.asarray(picture.convert(plain) if plain != picture.mode else picture)
             if array.dtype == bool:
                 array = array.astype(np.uint8)
+            _check_values(path, array)
             grey = array.ndim == 3 and (array[..., :1] == array).all()
             return array[..., 0] if grey else array
         if suffix in H5:
             with h5py.File(path, "r") as file:
-                key = h5_key or next((k for k in _LABEL_KEYS if k in file), "label")
-                return _from_h5(file[key][()], h5_axes)
+                key = h5_key or next((k for k in _LABEL_KEYS if k in file.keys()), "label")  # noqa: SIM118  (opens no link)
+                array = h5_dataset(path, file, key)[()]
+            _check_values(path, array)
+            return _from_h5(array, h5_axes)
         array = read_image(path).array
         if array.shape[0] != 1:
             raise UserError(f"{path}: a mask has one channel, this file has {array.shape[0]}")
         return array[0]
 
 
+def _check_values(path: Path, array: np.ndarray) -> None:
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{path}: holds values of type {array.dtype}; save it with one number per channel")
+    if not np.isfinite(array).all():
+        raise UserError(f"{path}: holds values that are not numbers (NaN or infinite); repair or remove it")
+
+
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises (each library has errors of its own) into one line that names the file."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file; restore it or remove the case")
+def _picture(path: Path) -> Iterator[Pillow.Image]:
+    """A picture whose file is whole, as far as its format can tell."""
+    check_png(path)
     try:
-        yield
-    except UserError:
-        raise
-    except PermissionError as error:
-        raise UserError(f"{path}: no permission to read it") from error
-    except KeyError as error:
-        raise UserError(f"{path}: the file lacks what is needed: {' '.join(str(error.args[0]).split())}") from error
-    except Exception as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(
-            f"{path}: cannot be read, truncated or not an image ({reason}); replace or remove it"
-        ) from error
+        picture = Pillow.open(path)
+    except Pillow.DecompressionBombError as error:
+        raise UserError(f"{path}: has more pixels than are read ({error}); cut it into tiles") from error
+    with picture:
+        if (pages := getattr(picture, "n_frames", 1)) > 1:
+            raise UserError(f"{path}: holds {pages} pictures; save each as an image, or all as a NIfTI volume")
+        check_tiff(path, getattr(picture, "tag_v2", {}))
+        yield picture
 
 
 def _read_picture(path: Path) -> Image:
-    with Pillow.open(path) as picture:
-        if (pages := getattr(picture, "n_frames", 1)) > 1:
-            raise UserError(f"{path}: holds {pages} pictures; save each as an image, or all as a NIfTI volume")
+    with _picture(path) as picture:
         if picture.mode in ("1", "LA"):
             array = np.asarray(picture.convert("L"))
         elif picture.mode in ("L", "I", "F", "RGB") or picture.mode.startswith("I;16"):
@@ -171,23 +190,47 @@ def _read_picture(path: Path) -> Image:
     return Image(array, (1.0, 1.0), suffix, write)
 
 
+def _load_nifti(path: Path) -> Any:
+    """A NIfTI file that holds what its header says, to the byte; a compressed one is read to its checksum."""
+    with gzip.open(path) if suffix_of(path) == ".nii.gz" else path.open("rb") as file:
+        head = file.read(540)
+        kinds = (nib.Nifti1Image, nib.Nifti2Image)
+        kind: Any = next((k for k in kinds if k.header_class.may_contain_header(head)), None)
+        if kind is None:
+            raise UserError(f"{path}: cannot be read, truncated or not a NIfTI image; replace or remove it")
+        header = kind.header_class(head[: kind.header_class.sizeof_hdr], check=False)  # which would mend it in silence
+        shape, size = header.get_data_shape(), header.get_data_dtype().itemsize
+        if len(shape) not in (3, 4):
+            raise UserError(f"{path}: has {len(shape)} axes; a volume has 3, or 4 with channels last")
+        check_claim(path, shape, size)
+        check_axes(path, header.get_best_affine()[:3, :3])
+        expected = header.get_data_offset() + int(np.prod(shape, dtype=object)) * size
+        content = BytesIO(head)
+        content.seek(0, os.SEEK_END)
+        while content.tell() <= expected and (piece := file.read(min(2**24, expected + 1 - content.tell()))):
+            content.write(piece)
+    if content.tell() != expected:
+        more = "more" if content.tell() > expected else "less"
+        raise UserError(f"{path}: truncated, or damaged: holds {more} than its header says; replace it")
+    return kind.from_stream(content)
+
+
 def _read_nifti(path: Path) -> Image:
-    file: Any = nib.load(path)
-    if len(file.shape) not in (3, 4):
-        raise UserError(f"{path}: has {len(file.shape)} axes; a volume has 3, or 4 with channels last")
-    turn = ornt_transform(io_orientation(file.affine), _RAS)
+    file = _load_nifti(path)
+    kind, affine, own = type(file), file.affine, file.header
+    turn = ornt_transform(io_orientation(affine), _RAS)
     data = apply_orientation(np.asanyarray(file.dataobj), turn)
     array = np.moveaxis(data, -1, 0) if data.ndim == 4 else data[None]
-    zooms = nib.affines.voxel_sizes(file.affine)
+    zooms = nib.affines.voxel_sizes(affine)
     spacing = tuple(float(zooms[int(axis)]) for axis in np.argsort(turn[:3, 0]))
 
     def write(classes: np.ndarray, target: Path) -> None:
-        back = apply_orientation(classes, ornt_transform(_RAS, io_orientation(file.affine)))
-        header = file.header.copy()  # keeps both affines and their codes to the bit
+        back = apply_orientation(classes, ornt_transform(_RAS, io_orientation(affine)))
+        header = own.copy()  # keeps both affines and their codes to the bit
         header.set_data_dtype(back.dtype)
         header.set_intent("none")
         header["cal_min"] = header["cal_max"] = 0
-        mask = type(file)(back, file.affine, header)
+        mask = kind(back, affine, header)
         with atomic_path(target) as temporary:
             nib.save(mask, temporary)
 
@@ -202,14 +245,30 @@ def _dicom_files(folder: Path) -> Iterator[Path]:
                     yield path
 
 
+def _read_series(path: Path) -> Any:
+    """The slices of a folder: all of them, of one size and direction, at equal distances."""
+    if odd := [file for file in path.iterdir() if not (file.is_file() or file.is_dir())]:
+        raise UserError(f"{odd[0]}: is a pipe, a socket, a device or a broken link, not a file; remove it")
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path))
+    if len(series) != 1:
+        raise UserError(f"{path}: holds {len(series)} DICOM series; a case is a folder with exactly one")
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), series[0])
+    left = {*_dicom_files(path), *path.glob("*.[dD][cC][mM]")} - {Path(name) for name in names}
+    if left:
+        raise UserError(f"{min(left)}: damaged, or no slice of the series of its folder; replace or remove it")
+    check_slices(path, names)
+    return sitk.ReadImage(names, imageIO="GDCMImageIO")
+
+
 def _read_itk(path: Path) -> Image:
     if path.is_dir():
-        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path))
-        if len(series) != 1:
-            raise UserError(f"{path}: holds {len(series)} DICOM series; a case is a folder with exactly one")
-        stored = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), series[0]))
+        stored = _read_series(path)
+    elif suffix_of(path) == ".nrrd":
+        check_nrrd(path)
+        stored = sitk.ReadImage(str(path), imageIO="NrrdImageIO")
     else:
-        stored = sitk.ReadImage(str(path))
+        check_metaimage(path)
+        stored = sitk.ReadImage(str(path), imageIO="MetaImageIO")
     if stored.GetDimension() != 3:
         raise UserError(f"{path}: has {stored.GetDimension()} axes; a volume has 3")
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(stored.GetDirection())
@@ -233,12 +292,33 @@ def _from_h5(stored: np.ndarray, axes: Axes) -> np.ndarray:
     return stored.transpose(2, 1, 0) if axes == "zyx" else stored
 
 
+def h5_dataset(path: Path, file: h5py.File, key: str) -> Any:
+    """An array of numbers inside an HDF5 file itself that fits into memory; nothing of it is read.
+
+    Raises:
+        UserError: it is not; a link to another file is not followed.
+    """
+    link = file.get(key, getlink=True)
+    if link is not None and not isinstance(link, h5py.HardLink):
+        raise UserError(f"{path}: its key {key!r} is a link to somewhere else; store the array itself")
+    stored = file[key]
+    if not isinstance(stored, h5py.Dataset) or stored.dtype.kind not in "biuf":
+        raise UserError(f"{path}: its key {key!r} is no array of numbers; store one")
+    if stored.is_virtual or stored.external:
+        raise UserError(f"{path}: its key {key!r} keeps its values in other files; store the array itself")
+    if stored.ndim != 3:
+        raise UserError(f"{path}: key {key!r} has {stored.ndim} axes; a volume has 3")
+    check_claim(path, stored.shape, stored.dtype.itemsize)
+    check_claim(path, stored.chunks or (1,), stored.dtype.itemsize)
+    return stored
+
+
 def _read_h5(path: Path, axes: Axes, spacing: Sequence[float] | None) -> Image:
     with h5py.File(path, "r") as file:
-        stored = file["image"][()]
-        own = file["image"].attrs.get("spacing")
-    if stored.ndim != 3:
-        raise UserError(f"{path}: key 'image' has {stored.ndim} axes; a volume has 3")
+        dataset = h5_dataset(path, file, "image")
+        stored, own = dataset[()], dataset.attrs.get("spacing")
+    if own is not None and np.shape(own) != (3,):
+        raise UserError(f"{path}: its attribute spacing is not three numbers; repair it")
     own = tuple(float(s) for s in own)[:: -1 if axes == "zyx" else 1] if own is not None else None
 
     def write(classes: np.ndarray, target: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from semiseg.data.base import SegmentationDataModule
 from semiseg.data.cases import Case
+from semiseg.data.lists import read_parts
 
 
 class LeftAtrium(SegmentationDataModule):
@@ -17,7 +18,8 @@ class LeftAtrium(SegmentationDataModule):
     magnetic resonance imaging", Medical Image Analysis 2021, https://arxiv.org/abs/2004.12314. Two layouts are read:
     the semi-supervised literature's `<case>/mri_norm2.h5` with `train.list` and `test.list` (80 and 20 scans; these
     volumes were cropped around the true atrium, test scans included, so scores on them are optimistic), and the
-    challenge's own `<case>/lgemri.nrrd`, `laendo.nrrd` (whole volumes, no peeking). Official split: the two lists.
+    challenge's own `<case>/lgemri.nrrd`, `laendo.nrrd` (whole volumes, no peeking). Official split: the two lists;
+    together they name each case once.
 
     Args:
         root: folder that holds the lists and, at any depth, one folder per case.
@@ -36,23 +38,19 @@ class LeftAtrium(SegmentationDataModule):
 
     def find_cases(self) -> list[Case]:
         """Every case folder of either layout."""
-        lists = {part: _read_list(self.root / f"{part}.list") for part in ("train", "test")}
         images = [*self.root.rglob("mri_norm2.h5"), *self.root.rglob("lgemri.nrrd")]
-
-        def official(name: str) -> Literal["train", "test"] | None:
-            return "train" if name in lists["train"] else "test" if name in lists["test"] else None
-
+        lists: dict[Literal["train", "test"], Path] = {
+            "train": self.root / "train.list",
+            "test": self.root / "test.list",
+        }
+        official = read_parts(lists, {image.parent.name: image for image in images})
         return [
             Case(
                 case=image.parent.name,
                 patient=image.parent.name,
                 image=image,
                 mask=image if image.suffix == ".h5" else image.with_name("laendo.nrrd"),
-                official=official(image.parent.name),
+                official=official.get(image.parent.name),
             )
             for image in images
         ]
-
-
-def _read_list(path: Path) -> set[str]:
-    return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()

@@ -12,6 +12,7 @@ from scipy.ndimage import binary_fill_holes
 from semiseg.data.base import SegmentationDataModule
 from semiseg.data.cases import Case
 from semiseg.data.io import find_images
+from semiseg.errors import UserError
 
 
 class OCTCME(SegmentationDataModule):
@@ -44,6 +45,8 @@ class OCTCME(SegmentationDataModule):
             for image in images:
                 one_scan = len(images) == 1 and folder.parent != self.root
                 own = found if one_scan else [mask for mask in found if mask.stem == image.stem]
+                if len(own) > 1:
+                    raise UserError(f"{own[1]}: a second mask of {image.name} beside {own[0].name}; remove one")
                 name = f"{folder.parent.name}_{image.stem}" if one_scan else image.stem
                 patient = folder.parent.name if one_scan else image.stem
                 cases.append(Case(name, patient, image, own[0] if own else _expected(masks, image)))

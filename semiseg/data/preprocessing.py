@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semiseg.data.io import Axes, Image, read_image
+from semiseg.data.limits import check_fits
 from semiseg.errors import UserError
 
 MAX_CHANNELS = 64
@@ -124,6 +125,7 @@ class Preprocessing:
         """The image (C, *S) on the network's grid, small enough to be cached: uint8, or float16 once normalised."""
         array = _to_channels(image.array, self.in_channels)
         grid = tuple(size or self.grid(image))
+        check_fits("--data.image_size or --data.spacing", (self.in_channels, *grid), 4, "ask for fewer voxels")
         if self.mean is None and self.spatial_dims == 3:
             return _standardise(resize(array.astype(np.float32), grid)).astype(np.float16)
         if grid == array.shape[1:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +12,11 @@ from typing import Any
 from semiseg.data.cache import default_directory
 from semiseg.data.folder import Folder
 from semiseg.data.layouts import write_folder
-from semiseg.errors import UserError
+from semiseg.data.limits import check_numbers
+from semiseg.errors import UserError, check_number
+
+MAX_VOXELS = 2**24  # of a scene: making one takes a few hundred bytes a voxel
+MAX_VOXELS_OF_ALL = 2**28  # some minutes to make, and a GB on disk
 
 
 class Synthetic(Folder):
@@ -22,9 +27,9 @@ class Synthetic(Folder):
 
     Args:
         root: folder to write to; default: one in the cache, named by the arguments.
-        num_cases: number of images.
+        num_cases: number of images, 100,000 at most.
         size: size of each image, two or three numbers: its length makes the data 2D or 3D.
-        num_scene_classes: number of classes, background included.
+        num_scene_classes: number of classes, background included, 10 at most.
         unlabeled: number of the images that have no mask.
         scene_seed: seed of the scenes.
         image_size: as in `Folder`; default: `size` in 2D.
@@ -44,8 +49,20 @@ class Synthetic(Folder):
         patch_size: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        if num_cases < 1:
-            raise UserError(f"--data.num_cases {num_cases}: use 1 or more")
+        for option, value, least, most in (
+            ("num_cases", num_cases, 1, 100_000),
+            ("num_scene_classes", num_scene_classes, 2, 10),
+            ("unlabeled", unlabeled, 0, num_cases),
+            ("scene_seed", scene_seed, 0, 2**32 - 1),
+        ):
+            check_number(f"--data.{option}", value, least, most)
+        check_numbers("--data.size", size, 8, 4096)
+        voxels = math.prod(size)
+        if voxels > MAX_VOXELS or voxels * num_cases > MAX_VOXELS_OF_ALL:
+            raise UserError(
+                f"--data.size {list(size)} x --data.num_cases {num_cases}: a scene has {MAX_VOXELS} voxels at most, "
+                f"all scenes {MAX_VOXELS_OF_ALL}; use smaller or fewer ones"
+            )
         facts = (len(size), num_cases, *size, num_scene_classes, unlabeled, scene_seed)
         folder = Path(root) if root else default_directory() / f"synthetic-{'-'.join(map(str, facts))}"
         if not (folder / "images").is_dir():

@@ -462,7 +462,7 @@ def test_resampled_volumes_are_scored_at_their_own_spacing(tmp_path):
         ("glas", {"image_size": (32, 32, 32)}, r"image_size \[32, 32, 32\]: give 2"),
         ("glas", {"image_size": (0, 32)}, r"image_size \[0, 32\]"),
         ("glas", {"labeled_fraction": 1.0, "labeled_count": None}, "no.*unlabeled|none is left: lower"),
-        ("glas", {"batch_size": -1}, "batch_size -1: use 1 or more"),
+        ("glas", {"batch_size": -1}, "batch_size -1: use 1 to 4096"),
         ("folder-3d", {"spacing": (1, 1)}, "spacing .*give 3"),
     ],
 )
@@ -531,7 +531,7 @@ def test_a_table_that_lacks_a_column_is_named(tmp_path):
     layouts.write_glas(tmp_path, 4, 0, 0, (16, 16))
     (table,) = tmp_path.rglob("Grade.csv")
     table.write_text("image,grade\ntrain_1,benign\n")
-    with pytest.raises(UserError, match=r"Grade.csv: the file lacks what is needed: name"):
+    with pytest.raises(UserError, match=r"Grade.csv: lacks the column\(s\) name, patient ID"):
         _ = families.GlaS(str(tmp_path)).cases
 
 

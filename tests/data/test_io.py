@@ -1,7 +1,9 @@
 """Every format in, masks out with the geometry of their image, and no failure without the file's name."""
 
 import gzip
+import os
 import random
+import shutil
 
 import h5py
 import nibabel as nib
@@ -395,6 +397,34 @@ def test_a_folder_with_two_series_or_none_is_no_case(tmp_path):
         read_image(tmp_path / "two")
     with pytest.raises(UserError, match=r"none: holds 0 DICOM series"):
         read_image(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:60]), "damaged, or no slice"),
+        (lambda path: path.write_bytes(bytes(200) + path.read_bytes()[200:]), "damaged, or no slice"),
+        (lambda path: path.write_bytes(b""), "damaged, or no slice"),
+        (lambda path: path.unlink(), "a slice is missing or damaged"),
+        (lambda path: path.write_bytes(path.with_name("1_3.dcm").read_bytes()), "a slice is missing or damaged"),
+        (lambda path: path.unlink() or os.mkfifo(path), "is a pipe"),
+        (lambda path: path.unlink() or path.symlink_to(path.name), "broken link"),
+    ],
+    ids=["cut", "zeroed", "empty", "missing", "double", "pipe", "loop"],
+)
+def test_a_damaged_slice_of_a_series_is_named(change, words, tmp_path):
+    write_series(tmp_path / "case")
+    change(tmp_path / "case/1_1.dcm")
+    with pytest.raises(UserError, match=rf"case/1_\d.dcm: .*{words}"):
+        read_image(tmp_path / "case")
+
+
+def test_slices_of_another_size_or_direction_are_named(tmp_path):
+    write_series(tmp_path / "case")
+    write_series(tmp_path / "other", direction=(0, 1, 0, 1, 0, 0, 0, 0, -1))
+    shutil.copy(tmp_path / "other/1_1.dcm", tmp_path / "case/1_1.dcm")
+    with pytest.raises(UserError, match=r"differs from 1_\d.dcm in size, type, spacing or direction"):
+        read_image(tmp_path / "case")
 
 
 # Names

@@ -202,7 +202,7 @@ def test_manifest(tmp_path):
         ("c0,p9,images/3.png,", "case c0 is listed more than once"),
         ("c9,p9,list.csv,", "line 5: .*list.csv is of an unknown format"),
         ("c9,p9,images/3.png,list.csv", "line 5: .*list.csv is of an unknown format"),
-        ("c9", "line 5: case and image must not be empty"),
+        ("c9", "line 5: has 1 fields for 4 columns"),
     ],
 )
 def test_manifest_mistakes(row, words, tmp_path):
