@@ -24,7 +24,14 @@ MAX_FILE = 16 * 2**20  # bytes; what is built from them in memory takes up to tw
 MAX_PIXELS = 50_000_000  # of a picture
 NUMBER = (int, float)
 NAME = re.compile(r"fold-(\d{1,9})-seed-(\d{1,10})")  # of a run's folder
-SAME = ("split", "num_folds", "fold", "split_seed", "labeled_fraction", "labeled_count")  # in split.json and config.yaml
+SAME = (
+    "split",
+    "num_folds",
+    "fold",
+    "split_seed",
+    "labeled_fraction",
+    "labeled_count",
+)  # in split.json and config.yaml
 _REQUIRED = object()
 
 
@@ -53,7 +60,9 @@ class Content:
                 raise UserError(f"{self.where}: lacks {key}")
             return default
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise UserError(f"{self.where}: {key} is {reprlib.repr(value)}, not {' or '.join(k.__name__ for k in kinds)}")
+            raise UserError(
+                f"{self.where}: {key} is {reprlib.repr(value)}, not {' or '.join(k.__name__ for k in kinds)}"
+            )
         return value
 
     def number(self, key: str, least: float = -math.inf, most: float = math.inf, default: Any = _REQUIRED) -> Any:
@@ -88,7 +97,9 @@ def inside(folder: Path, name: str, most: int = MAX_FILE) -> Path:
     """
     path = folder / name
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-        raise UserError(f"{name}: is behind a symbolic link that leads out of the run's folder; put the file itself there")
+        raise UserError(
+            f"{name}: is behind a symbolic link that leads out of the run's folder; put the file itself there"
+        )
     try:
         if path.stat().st_size > most:
             raise UserError(f"{name}: is larger than {most >> 20} MiB, the limit for such a file")
@@ -213,8 +224,8 @@ def read_cases(path: Path, key: str, recorded: Content, test: Sequence[str]) -> 
         said = recorded.get(metric, *NUMBER)
         if not (math.isclose(said, value, rel_tol=1e-6, abs_tol=1e-9) or (math.isnan(said) and math.isnan(value))):
             raise UserError(
-                f"{name} and status.json contradict each other: {metric} of {key} is {value:.6g} and {said:.6g}; one of "
-                f"them was changed: semiseg test --run {path} makes both again"
+                f"{name} and status.json contradict each other: {metric} of {key} is {value:.6g} and {said:.6g}; one "
+                f"of them was changed: semiseg test --run {path} makes both again"
             )
     return table, summary
 
@@ -237,7 +248,9 @@ def read_curve(path: Path, status: Content) -> dict[int, float]:
             curve[step] = dice
     best, at, last = status.number("best_val_dice", 0, 1), status.whole("best_step"), status.whole("step")
     gap = min(curve, default=0)
-    if not math.isclose(curve.get(at, -1), best, rel_tol=1e-6) or not math.isclose(max(curve.values()), best, rel_tol=1e-6):
+    if not math.isclose(curve.get(at, -1), best, rel_tol=1e-6) or not math.isclose(
+        max(curve.values()), best, rel_tol=1e-6
+    ):
         raise UserError(f"metrics.csv: lacks the best validation, Dice {best:.4g} at step {at}, or has a better one")
     if list(curve) != [gap * (i + 1) for i in range(len(curve))] or not 0 <= last - max(curve) < gap:
         raise UserError(f"metrics.csv: lacks validations between the first, at step {gap}, and the end, at {last}")

@@ -44,7 +44,8 @@ def report_command(args: Sequence[str]) -> None:
     write_tables(comparison, output)
     print(f"{len(runs)} runs, {len(comparison['cells'])} cells, {len(comparison['protocols'])} protocol(s)")
     if not comparison["differences"]:
-        print(f"no differences: no run of --baseline {printable(options.baseline)} has the fold and seed of another method's")
+        baseline = printable(options.baseline)
+        print(f"no differences: no run of --baseline {baseline} has the fold and seed of another method's")
     for failure in comparison["failures"]:
         print(f"left out: {failure['run']}: {failure['error']}")
     place = printable(output)

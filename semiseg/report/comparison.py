@@ -82,10 +82,8 @@ def compare(
     for facts in protocols:
         earlier = {r.run.name for group in members[facts["id"]].values() for r in group if r.run.unrecorded}
         if earlier:
-            facts["notes"].append(
-                f"the test of {', '.join(sorted(earlier)[:3])}{' and others' if len(earlier) > 3 else ''} recorded no step, so "
-                "that it is of the checkpoint that the run has now cannot be checked"
-            )
+            some = ", ".join(sorted(earlier)[:3]) + (" and others" if len(earlier) > 3 else "")
+            facts["notes"].append(f"the test of {some} recorded no step: it may be of an earlier checkpoint")
     problems |= {
         run.name: "no run has its split, resolution and cases, so it stands beside none"
         for run in runs
@@ -268,9 +266,7 @@ def _published_only(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _panels(
-    pictures: Sequence[tuple[Mapping[str, str], Result]], problems: dict[str, str]
-) -> list[dict[str, Any]]:
+def _panels(pictures: Sequence[tuple[Mapping[str, str], Result]], problems: dict[str, str]) -> list[dict[str, Any]]:
     """Best, median and worst case of one run of each cell, as long as there is room: each method once, then more."""
     seen: Counter[tuple[str, str, str]] = Counter()
     queue: list[tuple[int, int, Mapping[str, str], Result]] = []
