@@ -12,6 +12,7 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 
 from semiseg.errors import UserError
+from semiseg.running.processes import Ended, Stopped, Watch
 
 HELP = """usage: semiseg COMMAND ...
 
@@ -38,6 +39,9 @@ _TORCH = {
         "--model.network: this method leaves parts of it untrained, for which several processes wait; give a Denoiser "
         "--model.network.image_pathway false, else use --trainer.strategy ddp_find_unused_parameters_true"
     ),
+    "DataLoader worker .* (killed|exited)": (
+        "a data loader process was ended, perhaps for want of memory; lower --data.num_workers, or use 0"
+    ),
     "does not allow for gradient clipping": (
         "--trainer.gradient_clip_val: not with a fused optimiser; use --model.optimizer.fused false"
     ),
@@ -48,11 +52,15 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 after one line on stderr that says what to mend."""
     args = list(sys.argv[1:] if args is None else args)
     try:
-        return _dispatch(args)
+        with Watch(lambda error: _message(error, args)) as watch:
+            try:
+                return _dispatch(args, watch)
+            except Stopped as stop:
+                raise watch.end(stop) from stop
+    except Ended as ended:
+        return _complain(ended, ended.cause.message, ended.cause.code) if ended.is_first else ended.cause.code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except KeyboardInterrupt as error:
-        return _complain(error, "interrupted; the same command goes on from the last checkpoint", code=130)
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -63,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return _complain(error, message)
 
 
-def _message(error: Exception, args: Sequence[str]) -> str | None:
+def _message(error: BaseException, args: Sequence[str]) -> str | None:
     """What a user can do about an error, or None where it is a bug."""
     cause: BaseException | None = error
     while cause is not None:  # the parser and loader processes wrap what a constructor or a reader says
@@ -89,7 +97,7 @@ def _message(error: Exception, args: Sequence[str]) -> str | None:
     return None
 
 
-def _dispatch(args: list[str]) -> int:
+def _dispatch(args: list[str], watch: Watch) -> int:
     command = args[0] if args else ""
     if command in ("", "-h", "--help"):
         print(HELP)
@@ -105,6 +113,7 @@ def _dispatch(args: list[str]) -> int:
         from semiseg.benchmark.command import benchmark_command
 
         _be_quiet()
+        watch.grace = 60.0  # its runs are ended first
         return benchmark_command(args[1:])
     elif command == "report":
         from semiseg.report.command import report_command
@@ -118,7 +127,7 @@ def _dispatch(args: list[str]) -> int:
         from semiseg.running.lightning_cli import run_lightning
 
         _be_quiet()
-        run_lightning(args)
+        run_lightning(args, watch)
     else:
         commands = ("fit", "test", "validate", "predict", "benchmark", "report", "data", "demo")
         near = difflib.get_close_matches(command, commands, n=1)

@@ -12,6 +12,7 @@ import re
 import stat
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,31 +35,41 @@ def import_from_here() -> None:
         sys.path.append(os.getcwd())
 
 
-def take_lock(path: Path, wait: bool = False) -> IO[str] | None:
+def take_lock(path: Path, patience: float = 0.0) -> IO[str] | None:
     """Lock a file until it is closed or this process ends, however it ends.
 
     Args:
         path: the lock file; created if it is missing, never emptied. A symbolic link is refused.
-        wait: wait for another process that holds the lock.
+        patience: seconds to wait for another process that holds the lock.
 
     Returns:
-        The open file, or None where another process holds the lock and `wait` is false.
+        The open file, or None where another process holds the lock all the time.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     file = os.fdopen(handle, "r+")
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise UserError(f"{path}: is not a regular file; remove it")
-        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))  # unlike flock, not inherited by workers
-    except OSError as error:
-        file.close()
-        if error.errno not in (errno.EACCES, errno.EAGAIN):  # such as a file system without locks
-            raise
-        return None
-    except UserError:
+        deadline = time.monotonic() + patience
+        while not _try_lock(file):
+            if time.monotonic() >= deadline:
+                file.close()
+                return None
+            time.sleep(0.02)
+    except BaseException:
         file.close()
         raise
     return file
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by worker processes
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):  # such as a file system without locks
+            raise
+        return False
+    return True
 
 
 @contextmanager

@@ -201,8 +201,7 @@ def _score_controls(cell: Cell) -> int:
         for name, table in score_controls(data).items():
             folder = _control_folder(cell, name)
             folder.path.mkdir(parents=True, exist_ok=True)
-            folder.adopt_config(text)
-            folder.adopt_split(data.split_text())
+            folder.adopt(text, data.split_text())
             table.write_csv(folder.path / f"{cases_name(key)}.csv")
             tests = {**_mapping(folder.status.get("test")), key: table.summary()}
             folder.update_status(state="done", control=True, test=tests, **provenance())

@@ -138,6 +138,9 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
             std=tuple(round(float(s), 6) for s in std),
         )
 
+    def content(self, streams: Sequence[str]) -> dict[str, dict[str, str]]:
+        return {}
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the trainer and the open maps: what a loader process that is not forked gets."""
         return {**self.__dict__, "trainer": None, "_arrays": {}}
@@ -252,8 +255,13 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
             num_workers=self.num_workers,
         )
 
-    def split_text(self) -> str:
-        """The content of `split.json`: the parts, their hash and the arguments they follow from."""
+    def split_text(self, streams: Sequence[str] = ()) -> str:
+        """Content of `split.json`: the parts, their hash, the arguments they follow from, and what the cases hold.
+
+        Args:
+            streams: streams of the run's method, which decide what masks it may open; without any, the content of the
+                cases is left out.
+        """
         arguments = {
             "dataset": self.dataset_name,
             "split": self.split_mode,
@@ -263,4 +271,5 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
             "labeled_fraction": self.labeled_fraction,
             "labeled_count": self.labeled_count,
         }
-        return json.dumps({**arguments, **self.partition.to_dict()}, indent=1) + "\n"
+        content = {"content": self.content(streams)} if streams else {}
+        return json.dumps({**arguments, **self.partition.to_dict(), **content}, indent=1) + "\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from typing import Any
 
@@ -14,6 +16,7 @@ from semiseg.data.preprocessing import Preprocessing, resize
 from semiseg.errors import UserError
 from semiseg.evaluation.panels import case_panel, contact_sheet, show, step_panel
 from semiseg.running.folder import RunFolder
+from semiseg.running.processes import Watch
 
 
 class SeedEachStep(Callback):
@@ -33,6 +36,26 @@ class SeedEachStep(Callback):
         """Seed before the step."""
         key = np.random.SeedSequence([self.seed, batch_idx, trainer.global_rank])
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
+
+
+class HandleSignals(Callback):
+    """Take signals back from Lightning, whose own handler waits for the other processes, which may have ended.
+
+    Args:
+        watch: handles the signals.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the handlers again; tell the watch about the other processes on this machine."""
+        self.watch.handle_signals()
+        if trainer.world_size > 1:
+            everyone: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(everyone, (socket.gethostname(), os.getpid()))
+            here = {rank: pid for rank, (host, pid) in enumerate(everyone) if host == socket.gethostname()}
+            self.watch.others = {rank: pid for rank, pid in here.items() if pid != os.getpid()}
 
 
 class StopAtNaN(Callback):

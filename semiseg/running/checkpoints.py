@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
+import re
 import time
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +21,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from semiseg.errors import UserError
 from semiseg.files import atomic_path
 from semiseg.running.folder import RunFolder
+from semiseg.running.loggers import MetricsCSV
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -46,6 +53,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 ) from error
 
 
+def fingerprint(path: Path) -> str:
+    """Short hash that names a checkpoint by its content, from the checksums that the file holds of its parts.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = sorted((part.filename, part.file_size, part.CRC) for part in archive.infolist())
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise UserError(
+            f"{path}: not a readable checkpoint ({error}); restore it, or delete the run folder to train again"
+        ) from error
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of this package on the CPU, plain types only.
 
@@ -66,6 +89,32 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def restore(model: LightningModule, path: Path) -> tuple[int, str | None]:
+    """Load a checkpoint of a run into its model, before anything is changed, to see that it is one of its network.
+
+    Returns:
+        The step at which it was written, and the digest of the run's `metrics.csv` then; None in one of an earlier
+        version.
+
+    Raises:
+        UserError: it is missing, damaged, or of another network.
+    """
+    content = load_checkpoint(path)
+    model.on_load_checkpoint(content)
+    try:
+        model.load_state_dict(content["state_dict"], strict=model.strict_loading)
+    except RuntimeError as error:
+        name = re.search(r'(?:size mismatch for |")([\w.]+)', str(error))
+        raise UserError(
+            f"{path}: belongs to another network than this run's{f' ({name[1]} differs)' if name else ''}; put the "
+            f"run's own {path.name} back, or use --experiment NAME for a new run"
+        ) from error
+    callbacks = content.get("callbacks")
+    state = callbacks.get("KeepBestAndLast") if isinstance(callbacks, dict) else None
+    digest = state.get("digest") if isinstance(state, dict) else None
+    return int(content["global_step"]), str(digest) if digest else None
+
+
 class KeepBestAndLast(Checkpoint):
     """After each validation save `last`, and `best` where `val/dice` rose; save `last` once more at the end.
 
@@ -76,19 +125,23 @@ class KeepBestAndLast(Checkpoint):
 
     Args:
         folder: the run's folder.
+        csv: the run's table of metrics, saved with each `last`.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, csv: MetricsCSV) -> None:
         self.folder = folder
+        self.csv = csv
         self.best_dice: float | None = None
         self.best_step = 0
         self.saved_step = -1
         self.processes: int | None = None
-        self.start = time.monotonic() - folder.status.get("seconds", 0.0)
+        self.digest = ""
+        self.start = time.monotonic() - _seconds(folder.status)
 
     def state_dict(self) -> dict[str, Any]:
-        """What decides about the next best, and how many processes share a batch."""
-        return {"best_dice": self.best_dice, "best_step": self.best_step, "processes": self.processes}
+        """What decides about the next best, how many processes share a batch, and what the table of metrics held."""
+        names = ("best_dice", "best_step", "processes", "digest")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
@@ -96,38 +149,59 @@ class KeepBestAndLast(Checkpoint):
         self.processes = state_dict["processes"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that a run goes on with the batches that it began with."""
+        """Check that a run goes on with the batches that it began with, and still has its best checkpoint."""
         if self.processes not in (None, trainer.world_size):
             raise UserError(
                 f"the run began with {self.processes} process(es) and would go on with {trainer.world_size}, whose "
                 f"batches together are of another size; use --trainer.devices {self.processes}"
             )
         self.processes = trainer.world_size
+        if self.best_dice is not None and trainer.is_global_zero:
+            load_checkpoint(self.folder.checkpoint("best"))  # it may stay the best to the end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after a validation within training."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
+        self._save_metrics(trainer)
         if pl_module.monitor is not None:
             dice = float(trainer.callback_metrics[pl_module.monitor])  # type: ignore[index]
             if self.best_dice is None or dice > self.best_dice:
                 self.best_dice, self.best_step = dice, trainer.global_step
-                trainer.save_checkpoint(self.folder.checkpoint("best"), weights_only=False)
+                self._save(trainer, "best")
         self._save_last(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of the budget, where no validation fell on it."""
         if trainer.global_step != self.saved_step:
+            self._save_metrics(trainer)
             self._save_last(trainer)
 
+    def _save_metrics(self, trainer: Trainer) -> None:
+        """Save the table first: a checkpoint whose rows are missing could not be gone on with."""
+        if trainer.is_global_zero:
+            self.csv.save()
+            self.digest = self.csv.digest(trainer.global_step)
+
     def _save_last(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self.folder.checkpoint("last"), weights_only=False)
+        self._save(trainer, "last")
         self.saved_step = trainer.global_step
         if trainer.is_global_zero:
             self.folder.update_status(state="running", **self.progress(trainer))
 
+    def _save(self, trainer: Trainer, which: str) -> None:
+        if trainer.is_global_zero and not self.folder.config.exists():
+            raise self.folder.gone()
+        trainer.save_checkpoint(self.folder.checkpoint(which), weights_only=False)
+
     def progress(self, trainer: Trainer) -> dict[str, Any]:
         """How far the run is, for `status.json`."""
-        seconds = round(time.monotonic() - self.start, 1)
+        seconds = round(max(0.0, time.monotonic() - self.start), 1)
         best = {} if self.best_dice is None else {"best_step": self.best_step, "best_val_dice": self.best_dice}
         return {"step": trainer.global_step, **best, "seconds": seconds}
+
+
+def _seconds(status: Mapping[str, Any]) -> float:
+    """Time that the run has taken so far; 0 where that cannot be read."""
+    seconds = status.get("seconds")
+    return float(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0 else 0.0

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from semiseg.errors import UserError
-from semiseg.running.folder import RunFolder
+from semiseg.files import read_yaml
+from semiseg.running.folder import BOUND_TRAINER, RunFolder
+from semiseg.trust import foreign_modules, import_trusted, named_class
+
+_OF_A_TEST = (*BOUND_TRAINER, "accelerator", "deterministic", "benchmark", "enable_progress_bar")
+_OF_THE_MACHINE = ("cache_dir", "cache_gb")
 
 
 def config_folder() -> Path:
@@ -52,28 +57,78 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, is not YAML or holds no options.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        content = read_yaml(path)
+    except FileNotFoundError as error:
         raise UserError(f"--config {path}: {error.strerror}; give a YAML file") from error
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        raise UserError(
-            f"--config {path}{line}: not valid YAML ({getattr(error, 'problem', None) or error}); correct it"
-        ) from error
+    except UserError as error:
+        raise UserError(f"--config {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"--config {path}: holds no options; {config_folder()}/data/glas.yaml shows how one looks")
+    for key in content:
+        if not isinstance(key, str):
+            raise UserError(f"--config {path}: the key {key!r} is not a name; put it in quotes")
     return content
 
 
-def arguments_of(folder: RunFolder) -> list[str]:
-    """The options of a finished run, less the file of initial weights, which its checkpoint has replaced."""
-    if not folder.config.is_file():
-        raise UserError(f"--run {folder.path}: holds no config.yaml; give the folder of a run that `semiseg fit` made")
-    arguments = ["--config", str(folder.config)]
-    if weights_of(read_config(folder.config).get("model") or {}):
-        arguments += ["--model.network.init_args.weights", "null"]
-    return arguments
+def arguments_of(folder: RunFolder, trusted: Collection[str], root_is_given: bool) -> list[str]:
+    """The options of a run that a test of it needs, from its `config.yaml`, which is not trusted as a command line is.
+
+    Of the trainer only plain values that change results are taken; callbacks, loggers and plugins are not, nor is where
+    images are cached. The file of initial weights is left out, as the checkpoint has replaced them.
+
+    Args:
+        folder: the run.
+        trusted: modules outside of semiseg whose classes the run may name.
+        root_is_given: the command line says where the data are.
+
+    Raises:
+        UserError: `config.yaml` is missing or damaged, names a class that is not trusted, or data that are not there.
+    """
+    if not folder.path.is_dir():
+        raise UserError(f"--run {folder.path}: no such folder; give the folder of a run that `semiseg fit` made")
+    folder.refuse_links()
+    config = folder.read_config()
+    where = str(folder.config)
+    options: dict[str, Any] = {
+        "seed_everything": config.get("seed_everything", 0),
+        "labeled_epochs": config.get("labeled_epochs"),
+        "trainer": {key: value for key, value in config["trainer"].items() if key in _OF_A_TEST and _is_plain(value)},
+    }
+    from semiseg.data import SegmentationDataModule
+    from semiseg.methods import Method
+    from semiseg.networks import Network
+
+    import_trusted(trusted, where)
+    for part, base in (("data", SegmentationDataModule), ("model", Method)):
+        section = config[part]
+        if not isinstance(section.get("class_path"), str) or not isinstance(section.get("init_args", {}), dict):
+            raise UserError(f"{where}: {part} names no class; restore the file")
+        named_class(section["class_path"], base, trusted, where)
+        options[part] = {**section, "init_args": dict(section.get("init_args", {}))}
+    network = options["model"]["init_args"].get("network")
+    if network is not None:
+        named_class(network if isinstance(network, str) else network.get("class_path"), Network, trusted, where)
+        if not isinstance(network, str) and (network.get("init_args") or {}).get("weights"):
+            options["model"]["init_args"]["network"] = {
+                **network,
+                "init_args": {**network["init_args"], "weights": None},
+            }
+    allowed = ("semiseg", "torch.optim", *trusted)
+    if foreign := foreign_modules({part: options[part] for part in ("data", "model")}, allowed):
+        raise UserError(
+            f"{where}: names {foreign[0]}, which is not part of semiseg; importing it runs its code: if you trust this "
+            f"run, add --trust {foreign[0].split('.')[0]}"
+        )
+    for option in _OF_THE_MACHINE:
+        options["data"]["init_args"].pop(option, None)
+    root = options["data"]["init_args"].get("root")
+    if not root_is_given and root is not None and not (Path(root).is_dir() and any(Path(root).iterdir())):
+        raise UserError(f"{where}: there are no data in {root}; say where they are by --data.root DIR")
+    return ["--config", yaml.safe_dump(options, sort_keys=False)]
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
 
 
 def weights_of(model: Mapping[str, Any]) -> str | None:

@@ -5,60 +5,70 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
-import re
-import signal
 import sys
 import time
-import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from semiseg.data import SegmentationDataModule
-from semiseg.errors import OneLineParser, UserError, check_number
+from semiseg.errors import OneLineParser, UserError
 from semiseg.explain import first_null
 from semiseg.files import import_from_here
 from semiseg.methods import Method, PretrainingMethod
 from semiseg.networks.weights import load_weights
-from semiseg.running.callbacks import QuietProgress, SeedEachStep, StepPanels, StopAtNaN, ValidationPanels
-from semiseg.running.checkpoints import AtomicCheckpointIO, KeepBestAndLast, load_checkpoint
+from semiseg.running.callbacks import (
+    HandleSignals,
+    QuietProgress,
+    SeedEachStep,
+    StepPanels,
+    StopAtNaN,
+    ValidationPanels,
+)
+from semiseg.running.checkpoints import AtomicCheckpointIO, KeepBestAndLast, fingerprint, restore
+from semiseg.running.checks import check_fit
 from semiseg.running.configs import arguments_of, config_folder, find_configs, one_budget, weights_of
 from semiseg.running.folder import RunFolder, provenance
-from semiseg.running.loggers import MetricsCSV, finish_wandb, wandb_logger
+from semiseg.running.launcher import replace_launcher
+from semiseg.running.loggers import MetricsCSV, finish_wandb, wandb_logger, wandb_mode
+from semiseg.running.processes import Stopped, Watch
 from semiseg.running.results import WriteResults, key_of
-
-# Options of Lightning's trainer that would end or repeat the one long epoch of a run before its budget.
-_OTHER_BUDGETS = ("max_epochs", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run")
-
-# Those that would leave validations out, or cases of them; with the value that does not.
-_OTHER_VALIDATIONS = {"limit_val_batches": None, "check_val_every_n_epoch": 1}
+from semiseg.trust import foreign_modules
 
 # Options that each test may have of its own: the resolution is part of its name, the weights are the checkpoint's.
 _OF_A_TEST = ("data.evaluation", "model.network.weights")
 
 
-def run_lightning(args: list[str]) -> None:
-    """Carry out `fit`, `validate` or `test`."""
+def run_lightning(args: list[str], watch: Watch) -> None:
+    """Carry out `fit`, `validate` or `test`.
+
+    Args:
+        args: arguments of the command line.
+        watch: stops this process on a signal or with the other processes of its run.
+    """
     import_from_here()
     finished = OneLineParser("semiseg test", add_help=False, allow_abbrev=False)
     finished.add_argument("--run", type=Path)
     finished.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    finished.add_argument("--trust", action="append", default=[], metavar="MODULE")
     given = argparse.Namespace(run=None, checkpoint="best")
-    if args and args[0] in ("test", "validate"):
-        given, rest = finished.parse_known_args(args)
+    options = find_configs(args)
+    if args and args[0] in ("test", "validate") and not {"-h", "--help"} & set(args):
+        given, rest = finished.parse_known_args(options)
         if given.run is None:
             raise UserError(
                 f"semiseg {args[0]}: --run RUN is missing; give the folder of a run that `semiseg fit` made"
             )
-        args = [rest[0], *arguments_of(RunFolder(given.run)), *rest[1:]]
+        root_is_given = any(argument.partition("=")[0] == "--data.root" for argument in rest)
+        options = [rest[0], *arguments_of(RunFolder(given.run), given.trust, root_is_given), *rest[1:]]
     parser_options = {
         name: {"exit_on_error": False, "default_config_files": [str(config_folder() / "base.yaml")]}
         for name in SemisegCLI.subcommands()
@@ -66,6 +76,8 @@ def run_lightning(args: list[str]) -> None:
     SemisegCLI(
         given.run,
         given.checkpoint,
+        args,
+        watch,
         model_class=Method,
         datamodule_class=SegmentationDataModule,
         subclass_mode_model=True,
@@ -74,7 +86,7 @@ def run_lightning(args: list[str]) -> None:
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_kwargs={"exit_on_error": False, "allow_abbrev": False, **parser_options},
-        args=one_budget(find_configs(args)),
+        args=one_budget(options),
     )
 
 
@@ -84,12 +96,16 @@ class SemisegCLI(LightningCLI):
     Args:
         run: folder of the run to test or validate; None for `fit`, whose folder follows from the options.
         checkpoint: `best` or `last`, which is tested.
+        command: arguments of the command line, for the other processes of a run.
+        watch: stops this process on a signal or with the other processes of its run.
         **kwargs: as LightningCLI.
     """
 
-    def __init__(self, run: Path | None, checkpoint: str, **kwargs: Any) -> None:
+    def __init__(self, run: Path | None, checkpoint: str, command: list[str], watch: Watch, **kwargs: Any) -> None:
         self.given_run = run
         self.checkpoint = checkpoint
+        self.command = command
+        self.watch = watch
         self.last_step: int | None = None  # that a run goes on from
         self.changed: dict[str, Any] = {}  # options of a test that are not the run's
         with contextlib.ExitStack() as self.at_exit:
@@ -118,6 +134,11 @@ class SemisegCLI(LightningCLI):
         parser.add_argument("--method_name", type=str | None, default=None, help="default: the method's class, small")
         budget = "budget in passes over the labeled images, instead of a file's trainer.max_steps"
         parser.add_argument("--labeled_epochs", type=PositiveInt | None, default=None, help=budget)
+        mode = (
+            "W&B: send numbers to its server, keep them in the run folder, or neither; default: WANDB_MODE or offline"
+        )
+        parser.add_argument("--wandb", type=Literal["online", "offline", "disabled"] | None, default=None, help=mode)
+        parser.add_argument("--wandb_images", type=bool, default=False, help="log pictures of cases on W&B too")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
         for fact in ("in_channels", "num_classes", "spatial_dims"):
             parser.link_arguments(f"data.{fact}", f"model.init_args.{fact}", apply_on="instantiate")
@@ -126,7 +147,7 @@ class SemisegCLI(LightningCLI):
         """Check what the parser cannot; do without initial weights that are gone."""
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
-            _check_fit(config)
+            check_fit(config)
         if empty := first_null(config):
             raise UserError(f"--{empty} null: a value is needed; leave the option out to keep the default")
         self.config_text = self._parser(self.subcommand).dump(config, skip_unset=False)
@@ -145,8 +166,9 @@ class SemisegCLI(LightningCLI):
         own += [QuietProgress()] if quiet else [RichProgressBar(leave=True)]
         if self.subcommand == "fit":
             self.csv = MetricsCSV(self.folder.path / "metrics.csv")
-            self.keeper = KeepBestAndLast(self.folder)
+            self.keeper = KeepBestAndLast(self.folder, self.csv)
             loggers += [self.csv]
+            own += [HandleSignals(self.watch)]
             own += [LearningRateMonitor("step"), ValidationPanels(self.folder), StepPanels(self.folder), self.keeper]
             steps = config.trainer.max_steps
             if config.labeled_epochs:
@@ -163,7 +185,8 @@ class SemisegCLI(LightningCLI):
             if self.subcommand == "test":
                 searched = getattr(self.model, "search_threshold", False)
                 key = key_of(self.checkpoint, self.datamodule.evaluation, searched, self.changed)
-                own += [WriteResults(self.folder, key)]
+                self.results = WriteResults(self.folder, key, self.folder.checkpoint(self.checkpoint))
+                own += [self.results]
         try:
             trainer = super().instantiate_trainer(
                 **kwargs,
@@ -179,6 +202,11 @@ class SemisegCLI(LightningCLI):
             raise UserError(f"--trainer: {error}") from error
         if str(config.trainer.precision).startswith("16") and trainer.precision == "bf16-mixed":
             raise UserError(f"--trainer.precision {config.trainer.precision} needs a GPU; use bf16-mixed")
+        if config.trainer.sync_batchnorm and isinstance(trainer.accelerator, CPUAccelerator):
+            raise UserError(
+                "--trainer.sync_batchnorm true: PyTorch synchronizes batch statistics on GPUs only; leave it out"
+            )
+        replace_launcher(trainer, self.command, self.watch)
         return trainer
 
     def _open_folder(self) -> None:
@@ -193,7 +221,7 @@ class SemisegCLI(LightningCLI):
             advice = (
                 "score it with the data and split it was trained on, or apply it to other images by semiseg predict"
             )
-            self.folder.check_split(data.split_text(), advice)
+            self.folder.check_split(data.split_text(self.model.streams), advice)
             changed = self.folder.changed(self.config_text)
             self.changed = {name: value for name, (_, value) in changed.items() if name not in _OF_A_TEST}
             return
@@ -202,89 +230,89 @@ class SemisegCLI(LightningCLI):
         if _rank() == 0:
             self.at_exit.callback(folder.close)
             folder.open()
-            folder.adopt_config(self.config_text)
-            folder.adopt_split(data.split_text())
+            folder.adopt(self.config_text, data.split_text(self.model.streams))
         self.folder = folder
         if folder.status.get("state") == "done":
+            if missing := folder.missing(self.model.monitor is not None):
+                raise UserError(
+                    f"{folder.path}: the run is done but {missing} is missing; restore it, or delete the folder to "
+                    "train again"
+                )
+            fingerprint(folder.checkpoint("last"))  # says what is wrong
             rank_zero_only(print)(f"done already: {folder.path}\n{self._next_step}")
             raise SystemExit(0)
         if folder.checkpoint("last").exists():
-            self.last_step = self._try_checkpoint("last")
+            self.last_step, self.metrics_digest = restore(self.model, folder.checkpoint("last"))
+            if not folder.status:
+                rank_zero_only(print)(f"{folder.path}/status.json is missing: results of tests in it are lost")
         elif self.lost_weights:
             load_weights(self.model.network, self.lost_weights)  # says what is wrong
         if _rank() == 0:
-            defaults = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": uuid.uuid4().hex[:8]}
-            folder.update_status(**{**defaults, **folder.status, "state": "running", "error": None, **provenance()})
-
-    def _try_checkpoint(self, which: str) -> int:
-        """Load a checkpoint of the run, before anything is changed, to see that it is one of its network.
-
-        Returns:
-            The step at which it was written.
-
-        Raises:
-            UserError: it is missing, corrupt, or of another network.
-        """
-        path = self.folder.checkpoint(which)
-        content = load_checkpoint(path)
-        self.model.on_load_checkpoint(content)
-        try:
-            self.model.load_state_dict(content["state_dict"], strict=self.model.strict_loading)
-        except RuntimeError as error:
-            name = re.search(r'(?:size mismatch for |")([\w.]+)', str(error))
-            raise UserError(
-                f"{path}: belongs to another network than this run's{f' ({name[1]} differs)' if name else ''}; put the "
-                f"run's own {path.name} back, or use --experiment NAME for a new run"
-            ) from error
-        return int(content["global_step"])
+            status = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **folder.status, "wandb_id": folder.wandb_id}
+            folder.update_status(**{**status, "state": "running", "error": None, **provenance()})
 
     @property
     def _next_step(self) -> str:
         """What to do with a run that is done."""
         if isinstance(self.model, PretrainingMethod):
             return f"next: semiseg fit ... --model.network.weights {self.folder.checkpoint('last')}"
-        return f"next: semiseg test --run {self.folder.path}"
+        options = yaml.safe_load(self.config_text)
+        foreign = foreign_modules({part: options[part] for part in ("model", "data")}, ("semiseg", "torch"))
+        trust = "".join(f" --trust {module}" for module in dict.fromkeys(foreign))
+        return f"next: semiseg test --run {self.folder.path}{trust}"
 
     def _loggers(self) -> list[Logger]:
         """W&B, unless it is disabled, or the scores are not the run's own."""
         if self.subcommand == "validate" or _rank() != 0 or self.changed:
             return []
-        run_id = str(self.folder.status.get("wandb_id", uuid.uuid4().hex[:8]))
-        logger = wandb_logger(self.folder.path, run_id, self.names["group"], self.names["method"], self.names["name"])
+        config, names = self.config[self.subcommand], self.names
+        mode = "disabled" if config.trainer.logger is False else wandb_mode(config.wandb)
+        logger, where = wandb_logger(
+            self.folder.path,
+            self.folder.wandb_id,
+            names["group"],
+            names["method"],
+            names["name"],
+            mode,
+            config.wandb_images,
+        )
+        print(where, flush=True)
         return [logger] if logger is not None else []
 
     def before_fit(self) -> None:
         """Go on from the last checkpoint, if there is one."""
         if self.last_step is not None:
-            self.csv.forget_after(self.last_step)
+            if _rank() == 0:
+                self.csv.go_on(self.last_step, self.metrics_digest)
             self.config_init["fit"].ckpt_path = str(self.folder.checkpoint("last"))
             rank_zero_only(print)(f"going on from step {self.last_step}: {self.folder.path}", flush=True)
         else:
-            self.csv.forget_after(0)
             counts = {name: len(self.datamodule.part(name)) for name in ("labeled", "unlabeled", "validation", "test")}
             facts = ", ".join(f"{n} {name}" for name, n in counts.items())
             rank_zero_only(print)(f"{self.folder.path}\n{facts}", flush=True)
 
     def fit(self, **kwargs: Any) -> None:
         """Train, and keep in `status.json` how it ended."""
-        config = yaml.safe_load(self.folder.config.read_text(encoding="utf-8")) if self.folder.config.exists() else {}
         facts = {"split_hash": self.datamodule.partition.hash, **provenance(), **self.names}
         for logger in self.trainer.loggers:
-            logger.log_hyperparams({**config, **facts})
+            logger.log_hyperparams({**yaml.safe_load(self.config_text), **facts})
+        self.watch.note = self.folder.note
+        self.watch.report = lambda cause: self.folder.update_status(state="failed", error=cause.message)
         try:
             self.trainer.fit(**kwargs)
         except BaseException as error:
-            stopped = isinstance(error, SystemExit)  # Lightning exits at Ctrl-C and SIGTERM
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            if _rank() == 0:
-                with contextlib.suppress(UserError):  # the disk may be full
-                    self.folder.update_status(state="failed", error="interrupted" if stopped else reason)
-            if isinstance(error, SIGTERMException):
-                raise SystemExit(128 + signal.SIGTERM) from error
-            if stopped:
-                raise KeyboardInterrupt from error
+            ended = self.watch.end(error)
+            if isinstance(error, Stopped) or self.trainer.world_size > 1:
+                raise ended from error
             raise
         if self.trainer.is_global_zero:
+            self.watch.wait_for_children()
+            if not self.folder.path.is_dir():
+                raise self.folder.gone()
+            if missing := self.folder.missing(self.model.monitor is not None):
+                raise UserError(
+                    f"{self.folder.path}: {missing} was removed while the run went on; delete the folder to train again"
+                )
             size = sum(parameter.numel() for parameter in self.model.network.parameters())
             self.folder.update_status(state="done", parameters=size, **self.keeper.progress(self.trainer))
             print(f"done: {self.folder.path}\n{self._next_step}")
@@ -296,40 +324,13 @@ class SemisegCLI(LightningCLI):
             raise UserError(
                 f"--run {self.folder.path}: {name} is a first stage, which segments nothing; {self._next_step}"
             )
-        self._try_checkpoint(self.checkpoint)
+        step, _ = restore(self.model, self.folder.checkpoint(self.checkpoint))
+        if self.subcommand == "test":
+            self.results.step = step
         self.config_init[self.subcommand].ckpt_path = str(self.folder.checkpoint(self.checkpoint))
         self.config_init[self.subcommand].verbose = self.subcommand == "validate"  # a test prints its own table
 
     before_validate = before_test
-
-
-def _check_fit(config: Any) -> None:
-    """Refuse what a run cannot have: no budget, or a second one; validations in part; names that are paths.
-
-    Raises:
-        UserError: an option is so.
-    """
-    trainer = config.trainer
-    if trainer.max_steps <= 0:
-        raise UserError("--trainer.max_steps is not set: the budget of a run is counted in optimiser steps")
-    for option in _OTHER_BUDGETS:
-        if trainer[option]:
-            raise UserError(f"--trainer.{option} is not for runs of semiseg; set their budget by --trainer.max_steps")
-    for option, neutral in _OTHER_VALIDATIONS.items():
-        if trainer[option] != neutral:
-            raise UserError(
-                f"--trainer.{option} is not for runs of semiseg: each validation scores all validation cases; say how "
-                "often by --trainer.val_check_interval, in steps"
-            )
-    interval = trainer.val_check_interval
-    if isinstance(interval, str) or (interval or 0) <= 0:
-        raise UserError(f"--trainer.val_check_interval {interval}: use 1 step or more, or a share of the budget")
-    for option in ("accumulate_grad_batches", "log_every_n_steps"):
-        if trainer[option] is not None:
-            check_number(f"--trainer.{option}", trainer[option], 1)
-    for option in ("experiment", "method_name"):
-        if (name := config[option]) is not None and name in ("", ".", "..", *{name} - {Path(name).name}):
-            raise UserError(f"--{option} {name}: becomes the name of one folder; give it none of / and ..")
 
 
 def _rank() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from rich.console import Console
 from semiseg.evaluation.cases import CaseTable
 from semiseg.evaluation.panels import contact_sheet, show
 from semiseg.running.callbacks import panel
+from semiseg.running.checkpoints import fingerprint
 from semiseg.running.folder import RunFolder
 
 
@@ -47,11 +49,17 @@ class WriteResults(Callback):
     Args:
         folder: the run's folder.
         key: of the test, see `key_of`.
+        checkpoint: file that is tested.
+
+    Attributes:
+        step: step at which the checkpoint was written.
     """
 
-    def __init__(self, folder: RunFolder, key: str) -> None:
+    def __init__(self, folder: RunFolder, key: str, checkpoint: Path) -> None:
         self.folder = folder
         self.key = key
+        self.checkpoint = checkpoint
+        self.step = -1
         self.name = cases_name(self.key)
 
     @rank_zero_only
@@ -60,8 +68,8 @@ class WriteResults(Callback):
         table: CaseTable = pl_module.cases  # type: ignore[assignment]
         table.write_csv(self.folder.path / f"{self.name}.csv")
         summary = {**table.summary(), "threshold": pl_module.decision_threshold}
-        tests = {**self.folder.status.get("test", {}), self.key: summary}
-        self.folder.update_status(test=tests)
+        tested = {"step": self.step, "checkpoint": fingerprint(self.checkpoint)}
+        self.folder.update_test(self.key, {**summary, **tested})
         table.print_table(Console(width=110))
         print(f"{summary['num_cases']} cases, {summary['num_empty']} empty masks -> {self.folder.path}/{self.name}.csv")
         if "+" in self.key:

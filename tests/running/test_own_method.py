@@ -31,8 +31,11 @@ def test_trains_tests_and_predicts(tiny, tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "my.yaml").write_text("model:\n  class_path: my_method.MyMethod\n  init_args:\n    factor: 2.0\n")
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
     assert main([tiny[0], "--config", "my.yaml", *tiny[1:]]) == 0
+    assert "--trust my_method\n" in capsys.readouterr().out  # only a file names it from here on
     run = Path("runs/default/synthetic2d/mymethod/labeled-1/fold-0-seed-0")
-    assert main(["test", "--run", str(run)]) == 0
+    assert main(["test", "--run", str(run)]) == 2
+    assert "--trust my_method" in capsys.readouterr().err
+    assert main(["test", "--run", str(run), "--trust", "my_method"]) == 0
     Image.fromarray(np.zeros((40, 40), np.uint8)).save("one.png")
     best = run / "checkpoints/best.ckpt"
     capsys.readouterr()
@@ -40,7 +43,7 @@ def test_trains_tests_and_predicts(tiny, tmp_path: Path, monkeypatch: pytest.Mon
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "--trust" in error
-    assert main(["predict", str(best), "one.png", "--output", "masks", "--trust", "--device", "cpu"]) == 0
+    assert main(["predict", str(best), "one.png", "--output", "masks", "--trust", "my_method", "--device", "cpu"]) == 0
     assert Image.open("masks/one.png").size == (40, 40)
     with pytest.raises(UserError, match="--trust"):
         Predictor(best)
