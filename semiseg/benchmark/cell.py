@@ -29,6 +29,7 @@ from semiseg.report.runs import why_stale
 from semiseg.running.configs import find_configs
 from semiseg.running.folder import RunFolder, provenance
 from semiseg.running.results import cases_name
+from semiseg.trust import foreign_modules
 
 BUSY = 75  # exit code: another process is at work on this cell
 ATTEMPT = "--- attempt"  # begins each in the log
@@ -176,15 +177,11 @@ def _fit(cell: Cell) -> int:
 
 def _foreign_modules(cell: Cell) -> list[str]:
     """Modules of the user's own that a cell's arguments name: the grid is trusted, what lies in the folder is not."""
-    try:
-        from semiseg.trust import foreign_modules  # type: ignore[import-not-found]
-    except ImportError:
-        return []
     named = [
         read_yaml(Path(value)) if name == "--config" else {name.rpartition(".")[2].lstrip("-"): parse_yaml(value, name)}
         for name, value in pairs(find_configs(list(cell.arguments)))
     ]
-    return list(foreign_modules(named))
+    return foreign_modules(named)
 
 
 def _control_folder(cell: Cell, name: str) -> RunFolder:
@@ -203,8 +200,8 @@ def _score_controls(cell: Cell) -> int:
             folder.path.mkdir(parents=True, exist_ok=True)
             folder.adopt(text, data.split_text())
             table.write_csv(folder.path / f"{cases_name(key)}.csv")
-            tests = {**_mapping(folder.status.get("test")), key: table.summary()}
-            folder.update_status(state="done", control=True, test=tests, **provenance())
+            folder.update_test(key, table.summary())
+            folder.update_status(state="done", control=True, **provenance())
     return 0
 
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import sys
 import tempfile
-import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -83,36 +79,17 @@ def benchmark_command(args: Sequence[str]) -> int:
     check_options({cell.method: cell.arguments for cell in reversed(cells) if not cell.controls})
     processes = max((cell.processes for cell in cells), default=1)
     share = Share(options.cpus, max(options.gpus, processes) if options.gpus else 0.0, processes)
-    with _ended_by_signals():
-        if options.dry_run:
-            measured = _measure(cells, share, options.measure)
-            _print_plan(cells, options.workers or LocalEngine(None, share).workers, measured)
-            return 0
-        _check_writable(plan.runs_dir / plan.grid.experiment)
-        if options.local:
-            return _run(cells, LocalEngine(options.workers, share), plan, start)
-        return _run(cells, make_engine(options.address, options.workers, share), plan, start)
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the command as Ctrl-C does: what runs is stopped, and goes on later."""
-
-    def stop(number: int, frame: Any) -> None:
-        for each in handled:
-            signal.signal(each, signal.SIG_IGN)  # what runs is being stopped already
-        name = signal.Signals(number).name
-        print(f"{name}: stopping; the same command goes on from the last checkpoints", file=sys.stderr, flush=True)
-        raise SystemExit(128 + number)
-
-    here = threading.current_thread() is threading.main_thread()
-    handled = [n for n in (signal.SIGTERM, signal.SIGHUP) if here and signal.getsignal(n) != signal.SIG_IGN]  # nohup
-    before = {number: signal.signal(number, stop) for number in handled}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    if options.dry_run:
+        measured = _measure(cells, share, options.measure)
+        _print_plan(cells, options.workers or LocalEngine(None, share).workers, measured)
+        return 0
+    _check_writable(plan.runs_dir / plan.grid.experiment)
+    engine: Engine
+    if options.local:
+        engine = LocalEngine(options.workers, share)
+    else:
+        engine = make_engine(options.address, options.workers, share)
+    return _run(cells, engine, plan, start)
 
 
 def _warn_of_too_few_cores(engine: Engine, share: Share) -> None:
@@ -168,9 +145,6 @@ def _run(cells: list[Cell], engine: Engine, plan: Plan, start: float) -> int:
                 failed = driver.run(lambda state: live.update(_table(state, engine.workers), refresh=True))
         else:
             failed = driver.run(_TellTimeLeft(engine.workers))
-    except KeyboardInterrupt:
-        print("stopping; the same command goes on from the last checkpoints", file=sys.stderr, flush=True)
-        raise
     finally:
         engine.close()
     console.print(_table(driver.progress, engine.workers))

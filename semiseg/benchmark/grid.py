@@ -25,7 +25,7 @@ KEYS = (
 )
 # What the grid itself decides, and what would send a run elsewhere than its cell's folder.
 OF_THE_GRID = (
-    *("seed_everything", "runs_dir", "experiment", "method_name", "config", "model.network.weights"),
+    *("seed_everything", "runs_dir", "experiment", "method_name", "config", "ckpt_path", "model.network.weights"),
     *("data", "data.class_path", "data.fold", "data.labeled_fraction", "data.labeled_count", "data.evaluation"),
 )
 PRINTING = ("help", "h", "print_config", "print_shtab")

@@ -8,7 +8,9 @@ from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import StrategyRegistry
 
 from semiseg.data import SegmentationDataModule
 from semiseg.errors import UserError
@@ -47,6 +49,7 @@ class _OptionsOnly(SemisegCLI):
                 super().parse_arguments(parser, given)
                 self.subcommand = "fit"
                 self.before_instantiate_classes()
+                _check_names(self.config["fit"].trainer)
             except SystemExit as error:  # an option such as help, which prints and exits
                 raise UserError(f"{name}: an option such as help or print_config is not for runs of a grid") from error
             except ArgumentError as error:
@@ -54,6 +57,15 @@ class _OptionsOnly(SemisegCLI):
             except UserError as error:
                 raise UserError(f"{name}: {error}") from error
         raise _Parsed
+
+
+def _check_names(trainer: Any) -> None:
+    """Complain about names that Lightning looks up only when it makes a trainer."""
+    strategies, accelerators = StrategyRegistry.available_strategies(), AcceleratorRegistry.available_accelerators()
+    for option, known in {"strategy": strategies, "accelerator": [*accelerators, "gpu"]}.items():
+        name = trainer[option]
+        if isinstance(name, str) and name not in (*known, "auto"):
+            raise UserError(f"--trainer.{option} {name}: unknown; use auto or one of {', '.join(sorted(known))}")
 
 
 def check_options(runs: Mapping[str, Sequence[str]]) -> None:

@@ -161,8 +161,8 @@ class Plan:
                 folder = root / title / self._folder(label) / run
                 steps = _steps(arguments, labeled(label))
                 yield Cell(
-                    folder, arguments, tests, steps, digest, after=before and before.folder,
-                    first_stage=before and before.digest, processes=_processes(arguments),
+                    folder, arguments, tests, steps, digest, after=before.folder if before else None,
+                    first_stage=before.digest if before else None, processes=_processes(arguments),
                 )  # fmt: skip
         if grid.controls and seed == grid.seeds[0]:
             places = dict.fromkeys(test.split("-")[1] for test in grid.tests)
