@@ -151,7 +151,7 @@ def _run(cells: list[Cell], engine: Engine, plan: Plan, start: float) -> int:
     folder = plan.runs_dir / plan.grid.experiment
     print(f"{len(driver.progress.done)} of {len(cells)} cells done, {(time.monotonic() - start) / 60:.1f} min")
     for path, reason in failed.items():
-        print(f"failed: {printable(path)}: {reason}")
+        print(printable(f"failed: {path}: {reason}"))
     print(f"next: semiseg report {folder} --output {folder}/report")
     return 1 if failed else 0
 

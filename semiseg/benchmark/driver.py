@@ -14,6 +14,7 @@ from semiseg.benchmark.cell import BUSY, carried_out, is_done, last_lines
 from semiseg.benchmark.engines import Engine, why
 from semiseg.benchmark.plan import Cell
 from semiseg.errors import UserError
+from semiseg.escaping import printable
 from semiseg.running.folder import RunFolder
 
 ATTEMPTS = 2
@@ -78,7 +79,7 @@ class Driver:
 
     def __init__(self, cells: Sequence[Cell], engine: Engine, tell: Callable[[str], None]) -> None:
         self.engine = engine
-        self.tell = tell
+        self.tell = lambda line: tell(printable(line))
         self.attempts: dict[Path, int] = defaultdict(int)
         self.not_before: dict[Path, float] = {}
         self.remind: dict[Path, float] = {}  # when to say that a cell is another's
