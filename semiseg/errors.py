@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from typing import NoReturn
 
 
@@ -26,20 +27,26 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}; {self.prog} --help says more")
 
 
-def check_number(option: str, value: float, least: float, most: float = math.inf, above: bool = False) -> None:
-    """Raise a UserError unless a number of the command line is one, and in its range.
+def check_number(
+    option: str, value: float | Sequence[float], least: float, most: float = math.inf, above: bool = False
+) -> None:
+    """Raise a UserError unless an option is a number, or a list of numbers, in its range.
 
     Args:
         option: name of the option, with `--`.
         value: its value.
         least: smallest value allowed.
-        most: largest value allowed.
+        most: largest value allowed; infinity itself is refused.
         above: `least` itself is too small.
 
     Raises:
         UserError: it is not.
     """
-    if not (math.isfinite(value) and least <= value <= most) or (above and value == least):
-        start = f"more than {least:g}" if above else f"{least:g}"
-        end = " or more" if most == math.inf and not above else f" to {most:g}" if most < math.inf else ""
-        raise UserError(f"{option} {value:g}: use {start}{end}")
+    for number in [value] if isinstance(value, int | float) else value:
+        if not least <= number <= most or number == math.inf or (above and number == least):
+            start = f"more than {least:g}" if above else f"{least:g}"
+            end = " or more" if most == math.inf and not above else f" to {most:g}" if most < math.inf else ""
+            shown = (
+                str(number)[:40] if isinstance(number, int) else f"{number:g}"
+            )  # an int may be too large for a float
+            raise UserError(f"{option} {shown}: use {start}{end}")

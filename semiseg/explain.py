@@ -17,20 +17,24 @@ _REASON = re.compile(
     r"|Group '(?P<group>[^']+)' does not accept option '(?P<member>[^']+)'"
     r"|Subcommand '\w+' does not accept option '(?P<stray>[^']+)'"
     r"|unrecognized arguments: (?P<argument>[^\s=]+)"
-    r"|arguments are required: (?P<required>[\w.]+)"
+    r"|ambiguous option: --(?P<short>[\w.]+)\S* could match (?P<longer>[^\n]+)"
+    r"|arguments are required: (?P<required>[\w.]*\w)"
     r"|argument (-c/)?(?P<empty>--[\w.]+): expected one argument"
     r"|(?P<file>File does not exist|Path is not a file|Path is not readable): (?P<path>.+)"
     r"|(?P<group_value>Unable to load config) '(?P<value>.*)'"
     r"|(?:Expected a dot import path string|Unexpected import path format): (?P<name>\S+)"
-    r"|Expected a tuple with (?P<count>\d+) elements?\. Got value: (?P<elements>.*)"
+    r"|(?P<nothing>Expected a dot import path string: *\n|Not a valid subclass of|Expected an import path or)"
+    r"|Expected a tuple with (?P<count>\d+) elements?\. Got value: (?P<elements>.*?)(?=\. Got value|\n|$)"
     r"|does not conform to restriction v(?P<restriction>\S+)"
-    r"|(?P<foreign>to be a subclass|not correspond to a subclass|has no attribute|No module named)"
+    r"|(?P<foreign>to be a subclass|not correspond to a subclass|module '\S+' has no attribute|No module named)"
+    r"|(?P<named>Not of type \w+(?!.*restriction))"
     r"|Expected an? (?P<type>(?!<class 'NoneType'>)(<class|typing\.)[^\n]*)"
 )
 _SET_ELSEWHERE = {"seed", "in_channels", "num_classes", "spatial_dims"}
 _NOUNS = {"SegmentationDataModule": "data set", "SegmentationMethod": "method", "LRScheduler": "schedule"}
 _TYPES = {
     "int": "a whole number",
+    "PositiveInt": "a whole number above 0",
     "float": "a number",
     "bool": "true or false",
     "str": "a text",
@@ -47,52 +51,71 @@ def explain(report: str, args: Sequence[str] = ()) -> str:
     """
     ends = list(_REASON.finditer(report))
     end = next((e for e in ends if "'list'" not in (e["type"] or "")), ends[0] if ends else None)  # or one thing alone
-    if end is None:
-        return " ".join(report.split())[:300]
     place: list[str] = []
     owner = ""  # path of the class whose options are read
-    for step in _STEPS.finditer(report, 0, end.start()):
+    steps = list(_STEPS.finditer(report, 0, end.start() if end else len(report)))
+    for step in steps:
         place += [part for part in (step["key"] or "").strip("+").split(".") if part not in ("", "init_args")]
         owner = step["owner"] or owner
     key = "--" + ".".join(place)
+    if end is None:  # an exception's own words
+        start = steps[-1].end() if steps else 0
+        error = re.search(r"Errors:\n\s*- (.*)|$", report[start:])
+        words = (error and error[1]) or report[start:].strip(": \n").split("\n")[0]
+        return f"{key if place else '--config'} {_value(report, start)}".strip() + f": {words[:300]}"
 
     if end["required"]:
         of_base = end["required"] in ("data", "fit.data") or owner.endswith(".SegmentationDataModule")
         if not place and end["required"].endswith(".model"):
             return "--model is missing: name a method, such as --config configs/method/uamt.yaml or --model Supervised"
-        return _NO_DATA if of_base else f"{key}.{end['required']} is missing: {owner.split('.')[-1]} needs it"
+        needs = _given(report, end) or owner
+        return _NO_DATA if of_base else f"{key}.{end['required']} is missing: {needs.split('.')[-1]} needs it"
     if end["empty"]:
         # jsonargparse names the group; the user typed one of its options
-        last = next(
-            (a for a, b in zip(args, [*args[1:], "--"], strict=False) if _bare(a, b, end["empty"])), end["empty"]
-        )
+        pairs = zip(args, [*args[1:], "--"], strict=False)
+        last, following = next((pair for pair in pairs if _bare(*pair, end["empty"])), (end["empty"], "--"))
+        if not following.startswith("--"):  # such as -.inf, which is taken for an option
+            return f"{last} {following}: write {last}={following}"
         return f"{last}: a value is missing after it"
     if end["file"]:
         return f"--{'.'.join(place) or 'config'} {end['path'].strip(chr(39))}: {end['file'].lower()}; correct the path"
     if end["stray"] or (end["argument"] and not place):
         stray = end["stray"] or end["argument"]
-        if end["argument"] and not stray.startswith("-"):
+        if end["argument"] and not stray.startswith("--"):
             return f"{stray}: not understood here; every option starts with --"
         stray = stray.removeprefix("--")
-        return f"--{stray}: no such option; {_near(stray, _top_level(args[0] if args else ''), '--')}"
+        valid = _top_level(args[0] if args else "")
+        if stray in valid and stray.startswith("data."):  # the option is right, but no data set is named to have it
+            return _NO_DATA
+        group, dot, name = stray.rpartition(".")
+        beside = [option.removeprefix(group + dot) for option in valid if dot and option.startswith(group + dot)]
+        near = _near(name, beside, f"--{group}{dot}") if beside else _near(stray, valid, "--")
+        return f"--{stray}: no such option; {near}"
+    if end["short"]:
+        return f"{key}.{end['short']}: no such option; use one of {end['longer'].replace('--', f'{key}.')}"
     if end["option"] == "class_path":
         return f"{key}: in YAML the options of a class stand below init_args, beside class_path"
     if option := end["option"] or end["member"] or end["argument"]:
         parts = (f"{end['group']}.{option}" if end["group"] else option).removeprefix("--").split(".")
-        inner = re.match(r"\. Got value: Namespace\(class_path='([\w.]+)'", report[end.end() :])
-        kind = _class(inner[1] if inner else owner)
+        kind = _class(_given(report, end) or owner)
         if kind is not None and parts[0] not in _options(kind):
             parts = parts[:1]  # what stands below it, such as a class_path, is no mistake of its own
         *groups, name = parts
         kind = _group(owner, groups[0]) if groups else kind
         prefix = ".".join([key, *groups, ""])
         what = kind.__name__ if kind is not None else "it"
+        if name in _options(kind):  # it is the argument that the program gives, by its place
+            return f"{prefix}{name}: {what} takes {name} where the program gives something else, such as the budget"
+        names = [argument.partition("=")[0] for argument in args]
+        group = f"--{place[0]}"
+        if group in names and any(given.startswith(f"{group}.") for given in names[: names.index(group)]):
+            return f"{prefix}{name}: {what} has no such option; give {group} before its options"
         return f"{prefix}{name}: {what} has no such option; {_near(name, _options(kind), prefix)}"
     if end["group_value"]:
         kind = _group(owner, place[-1])
         return f"{key} {end['value']}: set its options one by one: {', '.join(f'{key}.{o}' for o in _options(kind))}"
-    if end["name"] or end["foreign"]:
-        value = end["name"] or _wrong_class(report, owner)
+    if end["name"] or end["foreign"] or end["nothing"]:
+        value = end["name"] or (_value(report, end.start()) if end["nothing"] else _wrong_class(report, owner))
         bases = _classes(_root(place) if len(place) == 1 or place[0] == "trainer" else _hint(_class(owner), place[-1]))
         near = _near(value.split(".")[-1], {kind.__name__ for base in bases for kind in _subclasses(base)})
         if module := re.search(r"No module named '([\w.]+)'", report):
@@ -107,7 +130,19 @@ def explain(report: str, args: Sequence[str] = ()) -> str:
 
 
 def _bare(argument: str, following: str, group: str) -> bool:
-    return argument.startswith(group) and "=" not in argument and following.startswith("--")
+    return argument.startswith(group) and "=" not in argument and re.match(r"-(?![\d])", following) is not None
+
+
+def _given(report: str, end: re.Match[str]) -> str | None:
+    """Path of the class whose options a reason is about, where the report shows them after it."""
+    inner = re.match(r"\. Got value: Namespace\(class_path='([\w.]+)'", report[end.end() :])
+    return inner[1] if inner else None
+
+
+def _value(report: str, start: int) -> str:
+    """The value that a report is about from `start` on, shortened."""
+    given = re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value|\n|$)", report[start:])
+    return given[1][:60] if given else ""
 
 
 def _near(name: str, valid: Collection[str], prefix: str = "") -> str:
@@ -125,6 +160,8 @@ def _wrong_class(report: str, owner: str) -> str:
     """The class that was asked for, from the places where a report may mention it."""
     if asked := re.search(r"Expected (?:a path but )?'?([\w.]+)'? (?:either|to be a subclass)", report):
         return asked[1]
+    if other := re.search(r"Import path ([\w.]+) does not correspond", report):
+        return other[1]
     if missing := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", report):
         return f"{missing[1]}.{missing[2]}"
     return owner
@@ -132,19 +169,19 @@ def _wrong_class(report: str, owner: str) -> str:
 
 def _wrong_type(report: str, start: int) -> str:
     """`VALUE: expected ...` from the alternatives that a report lists from `start` on."""
-    alternatives = re.split(r"\n\s*Given value type|\. Got value: ", report[start:])[0]
-    given = re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value|\n|$)", report[start:])
-    value = given[1] if given else ""
+    alternatives = re.split(r"\n\s*Given value type", report[start:])[0]
+    value = _value(report, start)
     expected: list[str] = []
     choices: list[str] = []
-    for kind, literal in re.findall(r"Expected an? (?:<class '([\w.]+)'>|typing\.Literal\[(.*)\])", alternatives):
+    kinds = r"(?:Expected an? <class '|Not of type )([\w.]+)|Expected an? typing\.Literal\[(.*?)\](?:\.|$)"
+    for kind, literal in re.findall(kinds, alternatives, re.MULTILINE):
         choices += [choice.strip(" '\"") for choice in literal.split(",")] if literal else []
         word = _TYPES.get(kind, "a list, such as [64,64]" if kind.endswith(("Sequence", "list", "Iterable")) else kind)
         expected += [word] if word not in ("", "NoneType", *expected) else []
     expected += [f"one of {', '.join(dict.fromkeys(choices))}"] if len(choices) > 1 else choices
     near = difflib.get_close_matches(value, choices, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{value[:60]}: expected {' or '.join(expected) or 'another type'}{hint}"
+    return f"{value}: expected {' or '.join(expected) or 'another type'}{hint}"
 
 
 def first_null(config: Any) -> str | None:

@@ -63,7 +63,7 @@ def complains(capsys):
         assert error.endswith("\n")
         for part in parts:
             assert part in error
-        hidden = [path for path in Path.cwd().rglob(".*") if path.name != ".lock"]
+        hidden = [path for path in Path.cwd().rglob(".*") if path.name not in (".lock", ".status.lock")]
         assert not hidden, "half-written files"
 
     return run
@@ -249,8 +249,8 @@ def test_check_of_a_folder_without_masks(check):
         ("num_workers", "-1", "use 0 or more"),
         ("foreground_share", "7", "use 0 to 1"),
         ("augmentation.rotate", "-1", "use 0 to 180"),
-        ("augmentation.zoom", "-3", "use 0 or more"),
-        ("augmentation.intensity", ".nan", "use 0 or more"),
+        ("augmentation.zoom", "-3", "use 0 to 10"),
+        ("augmentation.intensity", ".nan", "use 0 to 10"),
         ("batch_size", "null", "a value is needed"),
     ],
 )
@@ -263,12 +263,12 @@ def test_option_out_of_range(option, value, hint, complains):
 @pytest.mark.parametrize(
     ("option", "value", "hint"),
     [
-        ("trainer.max_time", "00:00:00:02", "set their budget by --trainer.max_steps"),
+        ("trainer.max_time", "00:00:00:02", "set the budget with --trainer.max_steps"),
         ("trainer.limit_val_batches", "0", "say how often by --trainer.val_check_interval, in steps"),
         ("trainer.check_val_every_n_epoch", "2", "say how often by --trainer.val_check_interval, in steps"),
         ("trainer.val_check_interval", "00:00:00:01", "use 1 step or more, or a share of the budget"),
-        ("trainer.accumulate_grad_batches", "0", "use 1 or more"),
-        ("trainer.log_every_n_steps", "0", "use 1 or more"),
+        ("trainer.accumulate_grad_batches", "0", "use 1 to"),
+        ("trainer.log_every_n_steps", "0", "use 1 to"),
         ("trainer.precision", "16-mixed", "needs a GPU; use bf16-mixed"),
         ("trainer.precision", "transformer-engine", "Requirement 'transformer_engine"),
         ("seed_everything", "-1", "give a number from 0 to 4294967295"),
@@ -314,8 +314,11 @@ def test_numbers_that_would_train_the_wrong_way(method, option, value, complains
             ("--data.image_size", "[2,2]", "--data.batch_size", "1"),
             ("the coarsest features are one pixel", "image_size"),
         ),
-        (("--model.network.widths", "[8]", "--model.network.dropout", "[0]"), ("widths [8]", "two or more")),
-        (("--model.network.widths", "[4,0]"), ("widths [4, 0]", "1 channel or more")),
+        (
+            ("--model.network.widths", "[8]", "--model.network.dropout", "[0]"),
+            ("--model.network.widths [8]", "2 to 16"),
+        ),
+        (("--model.network.widths", "[4,0]"), ("--model.network.widths 0: use 1 to 65536",)),
     ],
 )
 def test_networks_that_cannot_be(options, parts, complains):
@@ -475,7 +478,7 @@ def test_checkpoint_of_another_network(complains, run):
 def test_run_folder_with_the_checkpoint_of_another_network(options, complains, run):
     def content():
         files = (path for path in run.rglob("*") if path.is_file())
-        return {path: path.read_bytes() for path in files if path.name not in (".lock", "config.yaml")}
+        return {path: path.read_bytes() for path in files if path.name not in (".lock", ".status.lock", "config.yaml")}
 
     assert main(fit(*SYNTHETIC, "--experiment", "other", *options)) == 0
     (other,) = Path("runs/other").rglob("last.ckpt")
@@ -501,7 +504,7 @@ def test_test_before_any_checkpoint(complains):
     (RUN / "checkpoints/best.ckpt").unlink(missing_ok=True)
     complains(["test", "--run", str(RUN)], "best.ckpt: no such checkpoint", "semiseg fit")
     (RUN / "config.yaml").unlink()
-    complains(["test", "--run", str(RUN)], f"--run {RUN}: holds no config.yaml")
+    complains(["test", "--run", str(RUN)], f"{RUN}/config.yaml: is missing", "restore it")
 
 
 def test_run_folder_in_use(complains):
@@ -538,7 +541,7 @@ def test_data_changed_since_the_run_began(complains):
 
 def test_damaged_status(complains, run):
     (run / "status.json").write_text("{")
-    complains(fit(*SYNTHETIC), "status.json: not valid JSON; delete it")
+    complains(fit(*SYNTHETIC), "status.json: is not valid JSON", "delete it")
 
 
 def test_places_that_cannot_be_written(complains):

@@ -55,10 +55,17 @@ def assert_complains(args, capsys, *parts):
         ("--trainer.max_steps", "abc", "expected a whole number"),
         ("--trainer.precision", "17", "expected one of 64, 32, 16"),
         ("--labeled_epochs", "0", "use a number >0"),
+        ("--labeled_epochs", "text", "expected a whole number above 0"),
+        ("--seed_everything", "1e30", "expected true or false or a whole number"),
+        ("--model", "[]", "no method of that name"),
+        ("--model.network", "[]", "no network of that name; use one of Denoiser, UNet, VNet"),
+        ("--model.optimizer.betas", "[1]", "give 2 values\n"),
+        ("--model.network.dropout", "-.inf", "write --model.network.dropout=-.inf"),
     ],
 )
 def test_wrong_value(option, value, reason, capsys):
-    assert_complains(["fit", *SYNTHETIC, option, value], capsys, f"{option} {value}: ", reason)
+    shown = "1e+30" if value == "1e30" else value
+    assert_complains(["fit", *SYNTHETIC, option, value], capsys, f"{option} {shown}: ", reason)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +108,11 @@ def test_no_near_option_lists_those_of_the_place(capsys):
     assert_complains(args, capsys, "--model.network.qqqq: UNet has no such option; use one of dropout, head, norm")
 
 
+def test_option_that_is_cut_short(capsys):
+    args = ["fit", *SYNTHETIC, "--data.augmentation.rot", "1"]
+    assert_complains(args, capsys, "--data.augmentation.rot: no such option; use one of --data.augmentation.rot90, --d")
+
+
 @pytest.mark.parametrize(
     ("yaml", "parts"),
     [
@@ -136,6 +148,22 @@ def test_no_near_option_lists_those_of_the_place(capsys):
         ("data: {class_path: Synthetic, fold: 1}", ["--data: in YAML", "below init_args"]),
         ("trainer: {max_step: 3}", ["--trainer.max_step:", "did you mean --trainer.max_steps?"]),
         ("model:\n  class_path: Supervised\n init_args: [", ["--config my.yaml, line 3: not valid YAML", "correct it"]),
+        ("model: {class_path: 3}", ["--model {'class_path': 3}: "]),
+        (
+            "model: {class_path: Supervised, init_args: [1]}",
+            ["'init_args': [1]}: 'list' object has no attribute 'keys'\n"],
+        ),
+        ("model: {class_path: os.system}", ["--model os.system: no method of that name"]),
+        ("model: {class_path: 'a\0b'}".replace("\0", "\\0").replace("'", '"'), ["--model "]),
+        ("trainer: {foo: 3}", ["--trainer.foo: no such option; semiseg fit --help"]),
+        ("trainer: 3", ["--config my.yaml: trainer needs options below it"]),
+        ("trainer: [1, 2]", ["--config my.yaml: trainer needs options below it"]),
+        ("trainer: {3: 4}", ["--config: Key must be a string, got: 3."]),
+        ("3: 4", ["--config my.yaml: 3 is no option of a file"]),
+        ("config: other.yaml", ["--config my.yaml: config is no option of a file"]),
+        ("trainer: &t {a: *t}", ["--config my.yaml, line 1: *t refers to itself"]),
+        ("trainer: {max_steps: 2, max_steps: 3}", ["--config my.yaml, line 1", "the key max_steps is there twice"]),
+        ("a: " + "[" * 2000, ["--config my.yaml, line 1", "nested more than 50 deep"]),
         ("hello", ["--config my.yaml: holds no options"]),
         ("", ["--config my.yaml: holds no options"]),
     ],
@@ -147,7 +175,7 @@ def test_mistake_in_yaml(yaml, parts, capsys):
 
 def test_config_that_is_no_text(capsys):
     Path("my.yaml").write_bytes(b"\xff\xfe\x00")
-    assert_complains(["fit", "--config", "my.yaml"], capsys, "--config my.yaml: not valid YAML")
+    assert_complains(["fit", "--config", "my.yaml"], capsys, "--config my.yaml: is not UTF-8 text")
 
 
 @pytest.mark.parametrize("form", [["--config", "none.yaml"], ["--config=none.yaml"]])
@@ -161,14 +189,24 @@ def test_config_file_missing(form, capsys):
         (["tst"], ["unknown command tst", "did you mean test?"]),
         (["fit"], ["--data is missing", "--config configs/data/glas.yaml"]),
         (["fit", "--data.fold", "1"], ["--data is missing"]),
+        (["fit", "--data.image_size", "[32,32]"], ["--data is missing"]),
+        (
+            ["fit", "--model.passes", "3", *SYNTHETIC, "--model", "UAMT"],
+            ["--model.passes: ", "give --model before its"],
+        ),
+        (["fit", *SYNTHETIC, "-1"], ["-1: not understood here"]),
+        (
+            ["fit", *SYNTHETIC, "--model.schedule", "torch.optim.lr_scheduler.CyclicLR"],
+            ["--model.schedule.max_lr is missing: CyclicLR needs it"],
+        ),
         (["fit", "--data", "Folder"], ["--data.root is missing: Folder needs it"]),
         (["fit", *SYNTHETIC, "--model", "null"], ["--model is missing: name a method"]),
         (["fit", *SYNTHETIC, "--data.root"], ["--data.root: a value is missing after it"]),
         (["fit", "--config"], ["--config: a value is missing after it"]),
         (["fit", *SYNTHETIC, "stray"], ["stray: not understood here", "--"]),
-        (["fit", *SYNTHETIC, "--trainer.max_steps", "-1"], ["--trainer.max_steps", "optimiser steps"]),
+        (["fit", *SYNTHETIC, "--trainer.max_steps", "-1"], ["--trainer.max_steps", "optimizer steps"]),
         (["test"], ["--run RUN is missing"]),
-        (["test", "--run", "nowhere"], ["--run nowhere: holds no config.yaml", "semiseg fit"]),
+        (["test", "--run", "nowhere"], ["--run nowhere: no such folder", "semiseg fit"]),
         (["test", "--run", "nowhere", "--checkpoint", "lst"], ["--checkpoint", "'best', 'last'"]),
         (["predict"], ["CKPT, INPUT, --output", "semiseg predict --help"]),
         (["data", "chec"], ["semiseg data chec", "check"]),
@@ -184,7 +222,7 @@ def test_incomplete_command(args, parts, capsys):
     ("option", "value", "reason"),
     [
         ("--data.size", "[32]", "the options of Synthetic do not work"),
-        ("--model.network.dropout", "[0,2]", "dropout probability"),
+        ("--model.network.dropout", "[0,2]", "--model.network.dropout 2: use 0 to 1"),
         ("--model.network.widths", "[4,8,16]", "give both one value per level"),
         ("--trainer.val_check_interval", "0", "--trainer.val_check_interval 0: use 1 step or more"),
     ],

@@ -10,6 +10,7 @@ import torch
 from monai.networks.schedulers.ddpm import DDPMScheduler
 from torch import Tensor, nn
 
+from semiseg import whole_batch
 from semiseg.errors import check_number
 from semiseg.losses import probabilities
 
@@ -31,13 +32,18 @@ class Diffusion:
 
     def __init__(self, steps: int = 1000) -> None:
         self.steps = steps
-        check_number("--model.diffusion_steps", steps, 1)
+        check_number("--model.diffusion_steps", steps, 1, 100_000)
         scheduler = DDPMScheduler(steps, schedule="linear_beta", beta_start=1e-4, beta_end=0.02)
         self.cumulative: Tensor = scheduler.alphas_cumprod
 
     def times(self, like: Tensor) -> Tensor:
         """A time (B,) for each of a batch, all equally likely."""
-        return torch.randint(self.steps, (len(like),), device=like.device)
+        one_each = like.flatten(1)[:, 0]
+        return whole_batch.each(lambda times: torch.randint(self.steps, times.shape, device=times.device), one_each)
+
+    def noise(self, like: Tensor) -> Tensor:
+        """Normal noise in the shape of a batch."""
+        return whole_batch.each(torch.randn_like, like)
 
     def kept(self, t: Tensor, like: Tensor) -> Tensor:
         """A_t, one for each of a batch, in the shape that multiplies it."""
@@ -56,7 +62,8 @@ class Diffusion:
     def pure_masks(self, images: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """Pure noise (B, K, *S) in place of the masks of images, and its times (B,)."""
         t = self.times(images)
-        noise = torch.randn(len(images), num_classes, *images.shape[2:], device=images.device)
+        shape = (num_classes, *images.shape[2:])
+        noise = whole_batch.each(lambda times: torch.randn(len(times), *shape, device=times.device), t)
         return self.pure_noise(noise, t), t
 
     def clean(self, noised: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -96,8 +103,8 @@ class MaskSampler(nn.Module):
     ) -> None:
         super().__init__()
         check_number("--model.start", start, 0, 1)
-        check_number("--model.num_samples", samples, 1)
-        check_number("--model.denoising_steps", denoising_steps, 1)
+        check_number("--model.num_samples", samples, 1, 1000)
+        check_number("--model.denoising_steps", denoising_steps, 1, 1000)
         self.mask = mask
         self.num_classes = num_classes
         self.register_buffer("start", torch.tensor(float(start)))

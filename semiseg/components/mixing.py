@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from semiseg import whole_batch
+
 
 def box(size: Sequence[int], sides: Sequence[int], device: torch.device | None = None) -> Tensor:
     """Mask (*S), true inside a box of the given sides at a uniform place."""
@@ -24,7 +26,12 @@ def cutmix_boxes(image: Tensor, probability: float = 0.5, low: float = 0.02, hig
     0.3 and 1/0.3 of that of the image's, drawn again until it fits, as in UniMatch; else nothing.
     """
     size = image.shape[2:]
-    masks = torch.zeros((len(image), *size), dtype=torch.bool, device=image.device)
+    empty = torch.zeros((len(image), *size), dtype=torch.bool, device=image.device)
+    return whole_batch.each(lambda masks: _with_boxes(masks, probability, low, high), empty)
+
+
+def _with_boxes(masks: Tensor, probability: float, low: float, high: float) -> Tensor:
+    size = masks.shape[1:]
     for mask in masks:
         if float(torch.rand(())) >= probability:
             continue
@@ -34,5 +41,5 @@ def cutmix_boxes(image: Tensor, probability: float = 0.5, low: float = 0.02, hig
             stretch = torch.empty(len(size)).uniform_(math.log(0.3) / 2, -math.log(0.3) / 2)
             scales = share ** (1 / len(size)) * (stretch - stretch.mean()).exp()
         sides = [max(1, round(n * float(scale))) for n, scale in zip(size, scales, strict=True)]
-        mask |= box(size, sides, image.device)
+        mask |= box(size, sides, masks.device)
     return masks

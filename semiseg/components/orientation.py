@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from semiseg import whole_batch
+
 
 @dataclass(frozen=True)
 class Orientation:
@@ -25,10 +27,11 @@ class Orientation:
 
     @classmethod
     def draw(cls, size: Sequence[int]) -> Orientation:
-        """One of all orientations that keep a spatial size, from torch's global generator."""
+        """One of all orientations that keep a spatial size, for the whole batch, from torch's global generator."""
         dims = len(size)
-        flips = tuple(axis for axis in range(-dims, 0) if float(torch.rand(())) < 0.5)
-        turns = int(torch.randint(4, ()))
+        with whole_batch.drawn_alike():
+            flips = tuple(axis for axis in range(-dims, 0) if float(torch.rand(())) < 0.5)
+            turns = int(torch.randint(4, ()))
         return cls(flips, turns if size[0] == size[1] else turns - turns % 2, (-dims, 1 - dims))
 
     def apply(self, tensor: Tensor) -> Tensor:

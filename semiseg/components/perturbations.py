@@ -1,4 +1,7 @@
-"""Random changes of images and features that a segmentation should survive; all use torch's global generator."""
+"""Random changes of images and features that a segmentation should survive.
+
+All draw from torch's global generator, for the whole batch or for each image's place in it (`semiseg.whole_batch`).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semiseg import whole_batch
+
 
 def noisy(image: Tensor, std: float = 0.1, limit: float = 0.2) -> Tensor:
     """Image (B, C, *S) plus normal noise, cut at `limit`: the perturbation of UA-MT and SSL4MIS."""
-    return image + (torch.randn_like(image) * std).clamp_(-limit, limit)
+    return image + (whole_batch.each(torch.randn_like, image) * std).clamp_(-limit, limit)
 
 
 def strong_view(image: Tensor, strength: float = 0.5, probability: float = 0.8, blur: float = 0.5) -> Tensor:
@@ -20,10 +25,10 @@ def strong_view(image: Tensor, strength: float = 0.5, probability: float = 0.8, 
     pixels. These are UniMatch's numbers (colour jitter 0.5, p 0.8; blur p 0.5) for images that need not have colours.
     """
     samples, axes = len(image), tuple(range(1, image.ndim))
-    shape = (samples, *[1] * len(axes))
+    one_each = image.new_empty(samples, *[1] * len(axes))
 
     def uniform(low: float, high: float) -> Tensor:
-        return torch.empty(shape, device=image.device, dtype=image.dtype).uniform_(low, high)
+        return whole_batch.each(lambda empty: torch.empty_like(empty).uniform_(low, high), one_each)
 
     mean, std = image.mean(axes, keepdim=True), image.std(axes, keepdim=True)
     jittered = mean + (image - mean) * (1 + uniform(-strength, strength)) + std * uniform(-strength, strength)
@@ -60,7 +65,9 @@ class FeatureNoise(nn.Module):
         """Perturbed features; in evaluation mode the features."""
         if not self.training:
             return features
-        return features * (1 + torch.empty_like(features[0]).uniform_(-self.limit, self.limit))
+        with whole_batch.drawn_alike():
+            noise = torch.empty_like(features[0]).uniform_(-self.limit, self.limit)
+        return features * (1 + noise)
 
 
 class FeatureDrop(nn.Module):
@@ -80,5 +87,27 @@ class FeatureDrop(nn.Module):
             return features
         attention = features.mean(1, keepdim=True)
         threshold = attention.flatten(1).amax(1).view(-1, *[1] * (features.ndim - 1))
-        threshold = threshold * torch.empty((), device=features.device).uniform_(self.low, self.high)
-        return features * (attention < threshold)
+        with whole_batch.drawn_alike():
+            share = torch.empty((), device=features.device).uniform_(self.low, self.high)
+        return features * (attention < threshold * share)
+
+
+class FeatureDropout(nn.Module):
+    """Dropout of features (B, C, *S) as a perturbation: like noise, it depends on an image's place in the whole batch.
+
+    Dropout inside a network is each process's own, which needs no draws for the images of others.
+
+    Args:
+        dropout: `nn.Dropout`, or `nn.Dropout2d` and `nn.Dropout3d`, which drop whole channels.
+    """
+
+    def __init__(self, dropout: nn.Module) -> None:
+        super().__init__()
+        self.dropout = dropout
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Perturbed features; in evaluation mode the features."""
+        if not self.training or whole_batch.world_size() == 1:
+            dropped: Tensor = self.dropout(features)
+            return dropped
+        return features * whole_batch.each(self.dropout, torch.ones_like(features))

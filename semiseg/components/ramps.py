@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 
-from semiseg.errors import check_number
+from semiseg.errors import UserError, check_number
 
 
 class Ramp:
@@ -20,6 +21,27 @@ RampFactory = Callable[[int], Ramp]
 """From the budget in steps to a ramp: in YAML a class path with the rest of its arguments."""
 
 
+def check_ramp(make_ramp: RampFactory) -> None:
+    """Build a ramp once, so that a mistake in its options shows before training.
+
+    Raises:
+        UserError: an option is out of its range, or the ramp does not take the budget or gives no number.
+    """
+    try:
+        ramp = make_ramp(1)
+        check_number("--model.weight at step 0", ramp(0), 0)
+    except (TypeError, NotImplementedError) as error:
+        raise UserError(
+            f"--model.weight: is no ramp from the budget in steps to a weight at a step: {error}"
+        ) from error
+    first = next(iter(inspect.signature(type(ramp)).parameters), "nothing")
+    if isinstance(ramp, Ramp) and first != "max_steps":
+        raise UserError(
+            f"--model.weight {type(ramp).__name__}: takes {first} where the budget in steps stands; name its first "
+            "argument max_steps"
+        )
+
+
 class ConstantWeight(Ramp):
     """The same weight throughout.
 
@@ -29,7 +51,7 @@ class ConstantWeight(Ramp):
     """
 
     def __init__(self, max_steps: int, peak: float = 1.0) -> None:
-        check_number("--model.weight.peak", peak, 0)
+        check_number("--model.weight.peak", peak, 0, 1e6)
         self.peak = peak
 
     def __call__(self, step: int) -> float:
@@ -47,8 +69,8 @@ class LinearRamp(Ramp):
     """
 
     def __init__(self, max_steps: int, peak: float = 5.0, length: float = 1.0) -> None:
-        check_number("--model.weight.peak", peak, 0)
-        check_number("--model.weight.length", length, 0)
+        check_number("--model.weight.peak", peak, 0, 1e6)
+        check_number("--model.weight.length", length, 0, 100)
         self.peak = peak
         self.rise = length * max_steps
 
@@ -70,7 +92,7 @@ class SigmoidRamp(Ramp):
     """
 
     def __init__(self, max_steps: int, peak: float = 0.1, length: float = 1.0) -> None:
-        check_number("--model.weight.peak", peak, 0)
+        check_number("--model.weight.peak", peak, 0, 1e6)
         self.peak = peak
         self.rise = LinearRamp(max_steps, 1.0, length)
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from semiseg.errors import check_number
+from semiseg.errors import UserError, check_number
+
+Schedule = Callable[[Optimizer, int], LRScheduler]
+"""(optimizer, max_steps) to a schedule that is a function of the step."""
+
+_BUDGETS = ("max_steps", "T_max", "total_iters")  # ours, and torch's names for the same
 
 
 class Constant(LambdaLR):
@@ -37,7 +43,7 @@ class WarmupPoly(LambdaLR):
 
     def __init__(self, optimizer: Optimizer, max_steps: int, warmup: float = 0.0, power: float = 0.9) -> None:
         check_number("--model.schedule.warmup", warmup, 0, 1)
-        check_number("--model.schedule.power", power, 0)
+        check_number("--model.schedule.power", power, 0, 100)
         rise = warmup * max_steps
 
         def factor(step: int) -> float:
@@ -62,7 +68,7 @@ class WarmupHalving(LambdaLR):
         factor: what the rate is multiplied by.
 
     Raises:
-        UserError: `warmup` is not a share.
+        UserError: `warmup`, a milestone or `factor` is not between 0 and 1.
     """
 
     def __init__(
@@ -74,6 +80,8 @@ class WarmupHalving(LambdaLR):
         factor: float = 0.5,
     ) -> None:
         check_number("--model.schedule.warmup", warmup, 0, 1)
+        check_number("--model.schedule.milestones", milestones, 0, 1)
+        check_number("--model.schedule.factor", factor, 0, 1)
         rise = warmup * max_steps
 
         def rate(step: int) -> float:
@@ -82,3 +90,21 @@ class WarmupHalving(LambdaLR):
             return float(factor ** sum(step >= share * max_steps for share in milestones))
 
         super().__init__(optimizer, rate)
+
+
+def build_schedule(make_schedule: Schedule, optimizer: Optimizer, max_steps: int) -> LRScheduler:
+    """Build a schedule, and check that what it takes for its second argument is the budget.
+
+    Raises:
+        UserError: it is of another kind, such as torch's `StepLR`, which would take the budget for something else.
+    """
+    advice = "use WarmupPoly, WarmupHalving, Constant, or a class of your own that takes (optimizer, max_steps)"
+    try:
+        schedule = make_schedule(optimizer, max_steps)
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"--model.schedule: cannot be built ({str(error)[:120]}); {advice}") from error
+    second = [*inspect.signature(type(schedule)).parameters, "nothing"][1]
+    if second not in _BUDGETS and type(schedule) is not LambdaLR:  # of which a function may make one
+        name = type(schedule).__name__
+        raise UserError(f"--model.schedule {name}: takes {second} where the budget in steps stands; {advice}")
+    return schedule

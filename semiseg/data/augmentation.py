@@ -42,8 +42,8 @@ class Augmentation:
     def __post_init__(self) -> None:
         """Check the numbers."""
         check_number("--data.augmentation.rotate", self.rotate, 0, 180)
-        check_number("--data.augmentation.zoom", self.zoom, 0)
-        check_number("--data.augmentation.intensity", self.intensity, 0)
+        check_number("--data.augmentation.zoom", self.zoom, 0, 10)
+        check_number("--data.augmentation.intensity", self.intensity, 0, 10)
 
     def __call__(self, image: Tensor, mask: Tensor | None, random: np.random.Generator) -> tuple[Tensor, Tensor | None]:
         """Augment an image (C, *S) and its mask (*S) alike; the same generator state gives the same result."""

@@ -18,7 +18,7 @@ from semiseg.data.augmentation import Augmentation
 from semiseg.data.cache import ArrayCache
 from semiseg.data.cases import Case
 from semiseg.data.datasets import EvaluationSet, TrainingSet, collate_evaluation, collate_training
-from semiseg.data.image_set import ImageSet, size_text
+from semiseg.data.image_set import ImageSet, mask_file, size_text
 from semiseg.data.preprocessing import Preprocessing
 from semiseg.data.samplers import StepSampler
 from semiseg.data.splits import Split, make_split
@@ -127,10 +127,13 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
         if self.spatial_dims == 3:
             return self._preprocessing(self.in_channels)
         training = sorted([*self.part("labeled"), *self.part("unlabeled")])
-        images = [self.prepared_image(case) for case in training[:: max(1, -(-len(training) // 256))]]
-        pixels = sum(image[0].size for image in images)
-        mean = sum(image.sum((1, 2), dtype=np.float64) for image in images) / pixels
-        power = sum(np.square(image, dtype=np.float64).sum((1, 2)) for image in images) / pixels
+        pixels, total, squares = 0, [], []
+        for case in training[:: max(1, -(-len(training) // 256))]:
+            image = self.prepared_image(case)
+            pixels += image[0].size
+            total.append(image.sum((1, 2), dtype=np.float64))
+            squares.append(np.square(image, dtype=np.float64).sum((1, 2)))
+        mean, power = sum(total) / pixels, sum(squares) / pixels
         std = np.sqrt(np.maximum(power - mean**2, 1e-12))
         return self._preprocessing(
             self.in_channels,
@@ -138,12 +141,9 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
             std=tuple(round(float(s), 6) for s in std),
         )
 
-    def content(self, streams: Sequence[str]) -> dict[str, dict[str, str]]:
-        return {}
-
     def __getstate__(self) -> dict[str, Any]:
-        """Without the trainer and the open maps: what a loader process that is not forked gets."""
-        return {**self.__dict__, "trainer": None, "_arrays": {}}
+        """Without the trainer: what a loader process that is not forked gets."""
+        return {**self.__dict__, "trainer": None}
 
     # Lightning
 
@@ -164,15 +164,15 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
         held_out = [*self.part("validation"), *self.part("test")]
         self._preprocessing(self.in_channels)  # found once, not by every thread
         with ThreadPoolExecutor(4) as pool:
-            for _ in pool.map(self.prepared_image, [*training, *held_out]):
+            for _ in pool.map(self.image_entry, [*training, *held_out]):
                 pass
             if not self._without_masks:
-                for _ in pool.map(self.prepared_mask, self.part("labeled")):
+                for _ in pool.map(self.mask_entry, self.part("labeled")):
                     pass
-                for _ in pool.map(self.native_mask, held_out):
+                for _ in pool.map(self.native_mask_entry, held_out):
                     pass
         self.cache.trim()
-        shapes = {case: self.prepared_image(case).shape[1:] for case in training}
+        shapes = {case: self.image_entry(case).shape[1:] for case in training}
         if self.patch_size is None:
             together = max(self.batch_size, self.unlabeled_batch_size, len(self._wanted_streams))
             if len(set(shapes.values())) > 1 and together > 1:
@@ -254,6 +254,33 @@ class SegmentationDataModule(ImageSet, lightning.LightningDataModule):
             collate_fn=collate_evaluation,
             num_workers=self.num_workers,
         )
+
+    def content(self, streams: Sequence[str]) -> dict[str, dict[str, str]]:
+        """What the files of this split hold: fingerprints of the images, and of the masks that a run may open.
+
+        These are the masks of labeled, validation and test cases, and none for a method without the labeled stream. A
+        file that holds an image and its mask counts as the image.
+
+        Args:
+            streams: streams that the run's method learns from.
+
+        Returns:
+            `{"images": {case: fingerprint}, "masks": {case: fingerprint}}`.
+
+        Raises:
+            UserError: a file is missing or cannot be read.
+        """
+        held_out = [*self.part("validation"), *self.part("test")]
+        masked = [*self.part("labeled"), *held_out] if "labeled" in streams else []
+        cases = [*self.part("labeled"), *self.part("unlabeled"), *held_out]
+        files = {
+            "images": {case.case: case.image for case in cases},
+            "masks": {case.case: mask_file(case) for case in masked},
+        }
+        paths = list(dict.fromkeys(path for part in files.values() for path in part.values()))
+        with ThreadPoolExecutor(4) as pool:
+            found = dict(zip(paths, pool.map(self.cache.fingerprint, paths), strict=True))
+        return {kind: {case: found[path] for case, path in part.items()} for kind, part in files.items()}
 
     def split_text(self, streams: Sequence[str] = ()) -> str:
         """Content of `split.json`: the parts, their hash, the arguments they follow from, and what the cases hold.

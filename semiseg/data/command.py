@@ -168,8 +168,6 @@ def _cache(args: Sequence[str]) -> None:
     parser.add_argument("--cache_dir", help="default: $SEMISEG_CACHE or ~/.cache/semiseg")
     options = parser.parse_args(args)
     cache = ArrayCache(options.cache_dir)
-    if options.clear:
-        count, size = cache.clear()
-        print(f"{cache.directory}: removed {count} arrays, {size / 1e6:.1f} MB")
-    else:
-        print(f"{cache.directory}: {cache.trim() / 1e6:.1f} MB; --clear removes it")
+    counts = cache.clear() if options.clear else cache.count()
+    facts = ", ".join(f"{number} {kind} ({size / 1e6:.1f} MB)" for kind, (number, size) in counts.items())
+    print(f"{cache.directory}: {f'removed {facts}' if options.clear else f'{facts}; --clear removes them'}")

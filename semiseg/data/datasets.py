@@ -17,6 +17,8 @@ from semiseg.data.samplers import Draw
 if TYPE_CHECKING:
     from semiseg.data.base import SegmentationDataModule
 
+FOREGROUND_BYTES = 2**27  # of the indices that a loader process keeps: some 1700 cases of one class
+
 
 class TrainingSet(Dataset[dict[str, Any]]):
     """Augmented images of the labeled and unlabeled streams, addressed by the sampler's draws.
@@ -28,7 +30,8 @@ class TrainingSet(Dataset[dict[str, Any]]):
     def __init__(self, data: SegmentationDataModule, streams: Mapping[str, Sequence[Case]]) -> None:
         self.data = data
         self.streams = streams
-        self._foreground: dict[str, list[np.ndarray]] = {}
+        self._foreground: dict[str, list[np.ndarray]] = {}  # least recently used first
+        self._foreground_bytes = 0
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         case = self.streams[draw.stream][draw.member]
@@ -48,12 +51,17 @@ class TrainingSet(Dataset[dict[str, Any]]):
         return item if target is None else {**item, "mask": target}
 
     def _pick_foreground(self, case: Case, mask: np.ndarray, random: np.random.Generator) -> np.ndarray | None:
-        """Flat indices of a random foreground class of this case; at most 10,000, evenly taken, are kept in memory."""
-        if case.case not in self._foreground:
+        """Flat indices of a random foreground class of this case; some 10,000, evenly taken, are kept of each."""
+        classes = self._foreground.pop(case.case, None)
+        if classes is None:
             flat = np.asarray(mask).ravel()
             found = [np.flatnonzero(flat == k) for k in range(1, self.data.num_classes)]
-            self._foreground[case.case] = [f[:: max(1, len(f) // 10_000)] for f in found if len(f)]
-        classes = self._foreground[case.case]
+            classes = [f[:: max(1, len(f) // 10_000)].copy() for f in found if len(f)]
+            self._foreground_bytes += sum(f.nbytes for f in classes)
+        self._foreground[case.case] = classes
+        while self._foreground_bytes > FOREGROUND_BYTES and len(self._foreground) > 1:
+            oldest = self._foreground.pop(next(iter(self._foreground)))
+            self._foreground_bytes -= sum(f.nbytes for f in oldest)
         return classes[random.integers(len(classes))] if classes else None
 
 

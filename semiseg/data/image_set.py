@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from semiseg.data.cache import ArrayCache, file_state
+from semiseg.data.cache import ArrayCache, Entry
 from semiseg.data.cases import Case
 from semiseg.data.io import Axes, Image, read_mask
 from semiseg.data.preprocessing import Preprocessing, resize_classes
@@ -21,14 +21,14 @@ T = TypeVar("T")
 
 
 def _kept(method: Callable[[ImageSet, Case], T]) -> Callable[[ImageSet, Case], T]:
-    """Ask for a case once in a run, so that a step neither looks at files nor opens maps."""
+    """Ask for a case once in a run, so that a step neither looks at files nor verifies arrays."""
 
     @wraps(method)
     def kept(self: ImageSet, case: Case) -> T:
-        key = (method.__name__, case.case)
-        if key not in self._arrays:
-            self._arrays[key] = method(self, case)
-        return self._arrays[key]
+        found = self._found.setdefault(method.__name__, {})
+        if case.case not in found:
+            found[case.case] = method(self, case)
+        return found[case.case]
 
     return kept
 
@@ -67,7 +67,7 @@ class ImageSet:
         self.patch_size = tuple(patch_size) if patch_size is not None else None
         self.spacing = tuple(spacing) if spacing is not None else None
         self.cache = cache
-        self._arrays: dict[tuple[str, str], Any] = {}
+        self._found: dict[str, dict[str, Any]] = {}  # what `_kept` methods returned, by method and case
 
     def find_cases(self) -> list[Case]:
         """List the cases below `root` without opening any; the base checks that there are some."""
@@ -151,9 +151,28 @@ class ImageSet:
             **normalisation,
         )
 
-    @_kept
     def prepared_image(self, case: Case) -> np.ndarray:
         """The image (C, *S) on the network's grid, memory-mapped."""
+        return self._map(self.image_entry, case)
+
+    def prepared_mask(self, case: Case) -> np.ndarray:
+        """The class map (*S) on the network's grid, memory-mapped."""
+        return self._map(self.mask_entry, case)
+
+    def native_mask(self, case: Case) -> np.ndarray:
+        """The class map (*S) at the image's own resolution, memory-mapped."""
+        return self._map(self.native_mask_entry, case)
+
+    @_kept
+    def spacing_of(self, case: Case) -> tuple[float, ...]:
+        """Spacing per axis at the image's own resolution: mm where the file or the data set knows it, else pixels."""
+        if self.spatial_dims == 2:
+            return self.default_spacing or (1.0, 1.0)
+        return tuple(float(s) for s in self._map(self._spacing_entry, case))
+
+    @_kept
+    def image_entry(self, case: Case) -> Entry:
+        """Where the prepared image lies in the cache, built if need be."""
         reader = self._preprocessing(self.in_channels)
         keys = ("spatial_dims", "in_channels", "image_size", "spacing", "h5_axes", "h5_spacing")
         preparation = {key: getattr(reader, key) for key in keys}
@@ -165,32 +184,51 @@ class ImageSet:
             except UserError as error:
                 raise UserError(f"{case.image}: {error}") from error
 
-        return self.cache.get(case.image, {"kind": "image", "case": case.case, **preparation}, prepare)
+        return self.cache.find(case.image, {"kind": "image", "case": case.case, **preparation}, prepare)
 
     @_kept
-    def prepared_mask(self, case: Case) -> np.ndarray:
-        """The class map (*S) on the network's grid."""
-        native, grid = self.native_mask(case), self.prepared_image(case).shape[1:]
+    def mask_entry(self, case: Case) -> Entry:
+        """Where the class map on the network's grid lies in the cache, built if need be."""
+        native, grid = self.native_mask_entry(case), self.image_entry(case).shape[1:]
         if native.shape == grid:
             return native
         preparation = {"kind": "grid-mask", "case": case.case, "grid": grid, **self._mask_rule}
-        return self.cache.get(_mask_file(case), preparation, lambda: resize_classes(native, grid))
+        return self.cache.find(mask_file(case), preparation, lambda: resize_classes(self.native_mask(case), grid))
 
     @_kept
-    def native_mask(self, case: Case) -> np.ndarray:
-        """The class map (*S) at the image's own resolution."""
-        mask, image = _mask_file(case), file_state(case.image)  # the mask was checked against this image's size
+    def native_mask_entry(self, case: Case) -> Entry:
+        """Where the class map at the image's own resolution lies in the cache, built if need be."""
+        mask, image = mask_file(case), self.cache.fingerprint(case.image)  # the mask is checked against its size
         preparation = {"kind": "mask", "case": case.case, "image": image, **self._mask_rule}
-        return self.cache.get(mask, preparation, lambda: self.read_classes(case))
+        return self.cache.find(mask, preparation, lambda: self.read_classes(case))
 
     @_kept
-    def spacing_of(self, case: Case) -> tuple[float, ...]:
-        """Spacing per axis at the image's own resolution: mm where the file or the data set knows it, else pixels."""
-        if self.spatial_dims == 2:
-            return self.default_spacing or (1.0, 1.0)
+    def _spacing_entry(self, case: Case) -> Entry:
         preparation = {"kind": "spacing", "spacing": self.default_spacing, "axes": self.h5_axes}
-        own = self.cache.get(case.image, preparation, lambda: np.array(self.read_image(case).spacing))
-        return tuple(float(s) for s in own)
+        return self.cache.find(case.image, preparation, lambda: np.array(self.read_image(case).spacing))
+
+    def _map(self, find: Callable[[Case], Entry], case: Case) -> np.ndarray:
+        """Map an array anew at each access: open files are bounded by the arrays in use, not by the cases."""
+        for _ in range(10):
+            try:
+                return find(case).map()
+            except (OSError, ValueError):  # it was there: another process trims the folder
+                self._find_again(case)
+        raise UserError(
+            f"cache folder {self.cache.directory}: arrays vanish while they are used; raise --data.cache_gb, or choose "
+            "another folder with --data.cache_dir DIR"
+        )
+
+    def _find_again(self, case: Case) -> None:
+        """Build the arrays of a case again, from files that hold what they held.
+
+        Raises:
+            UserError: they do not.
+        """
+        former = {name: found.pop(case.case) for name, found in self._found.items() if case.case in found}
+        for name, value in former.items():
+            if getattr(self, name)(case) != value:
+                raise UserError(f"{case.image}: it or its mask has changed during the run; restore it and start again")
 
     def read_classes(self, case: Case) -> np.ndarray:
         """Open a case's mask and map its values to classes (uint8), checked against the image's size.
@@ -218,7 +256,12 @@ class ImageSet:
         return {"rule": source, "values": self.class_values, "axes": self.h5_axes}
 
 
-def _mask_file(case: Case) -> Path:
+def mask_file(case: Case) -> Path:
+    """The mask of a case that needs one.
+
+    Raises:
+        UserError: it has none.
+    """
     if case.mask is None or not case.mask.exists():
         raise UserError(f"{case.mask or case.image}: mask not found; this case is labeled or scored, so it needs one")
     return case.mask

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -14,6 +16,12 @@ from torch import Tensor
 
 from semiseg.data.io import Axes, Image, read_image
 from semiseg.errors import UserError
+
+MAX_CHANNELS = 64
+MAX_CLASSES = 256
+MAX_NAME = 100  # characters of a class's name
+MAX_PIXELS = 2**26  # of the network's input
+MAX_LEVEL = 1e12  # of an image's values
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,43 @@ class Preprocessing:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """The inverse of `to_dict`."""
-        return cls(**values)
+    def from_dict(cls, values: Any) -> Preprocessing:
+        """The inverse of `to_dict`, for values from a file.
+
+        Raises:
+            UserError: a value is not of its type or out of its range, or one is missing or unknown.
+        """
+        known = {field.name for field in fields(cls)}
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        if not isinstance(values, dict) or not needed <= values.keys() <= known:
+            raise UserError("preprocessing: its values are not those of this version of semiseg")
+        made = cls(**{name: _as_tuples(value) for name, value in values.items()})
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        dims, channels, classes = self.spatial_dims, self.in_channels, self.class_names
+        _require("spatial_dims", "2 or 3", _is_whole(dims, 2, 3))
+        _require("in_channels", f"1 to {MAX_CHANNELS}", _is_whole(channels, 1, MAX_CHANNELS))
+        named = _are(classes, _is_name) and 2 <= len(classes) <= MAX_CLASSES and len({*classes}) == len(classes)
+        _require("class_names", f"2 to {MAX_CLASSES} different names of up to {MAX_NAME} characters", named)
+        valued = _are(self.class_values, lambda value: _is_whole(value, 0, 65535)) or _are(self.class_values, _is_color)
+        valued = valued and len(self.class_values) == len(classes)
+        _require("class_values", "a whole number up to 65535, or a color, for each class", valued)
+        for name in ("image_size", "patch_size"):
+            size = getattr(self, name)
+            sized = size is None or (_are(size, lambda n: _is_whole(n, 1, MAX_PIXELS)) and len(size) == dims)
+            sized = sized and (size is None or math.prod(size) <= MAX_PIXELS)
+            _require(name, f"a size for each of {dims} axes, {MAX_PIXELS} pixels together at most", sized)
+        for name, count, least, most in (
+            ("spacing", dims, 1e-6, 1e4), ("h5_spacing", dims, 1e-6, 1e4),
+            ("mean", channels, -MAX_LEVEL, MAX_LEVEL), ("std", channels, 1 / MAX_LEVEL, MAX_LEVEL),
+        ):  # fmt: skip
+            numbers = getattr(self, name)
+            right = _are(numbers, partial(_is_number, least=least, most=most)) and len(numbers) == count
+            _require(name, f"{count} number(s) from {least:g} to {most:g}", numbers is None or right)
+        _require("mean", "given where std is", (self.mean is None) == (self.std is None))
+        _require("h5_axes", " or ".join(get_args(Axes)), self.h5_axes in get_args(Axes))
 
     def read(self, path: Path) -> Image:
         """Read an image file and check that it has this data's number of axes."""
@@ -146,3 +188,35 @@ def _standardise(array: np.ndarray) -> np.ndarray:
     axes = tuple(range(1, array.ndim))
     mean, std = array.mean(axes, keepdims=True), array.std(axes, keepdims=True)
     return (array - mean) / np.maximum(std, 1e-6)
+
+
+def _require(name: str, rule: str, right: bool) -> None:
+    if not right:
+        raise UserError(f"preprocessing: {name}: must be {rule}")
+
+
+def _as_tuples(value: Any) -> Any:
+    """Lists as tuples, two levels deep, which is all that there are."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(tuple(part) if isinstance(part, list) else part for part in value)
+
+
+def _are(values: Any, kind: Callable[[Any], bool]) -> bool:
+    return isinstance(values, tuple) and all(kind(value) for value in values)
+
+
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_number(value: Any, least: float, most: float) -> bool:
+    return type(value) in (int, float) and least <= value <= most
+
+
+def _is_color(value: Any) -> bool:
+    return _are(value, lambda level: _is_whole(level, 0, 255)) and len(value) == 3
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 1 <= len(value) <= MAX_NAME and value.isprintable()

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semiseg import whole_batch
 from semiseg.errors import UserError
 
 Reduction = Literal["mean", "sum"]
@@ -325,8 +326,8 @@ def _gram(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _mean(features: Tensor) -> Tensor:
-    """Mean of each channel of features (B, C, *N) over batch and positions: (C,)."""
-    return features.mean((0, *range(2, features.ndim)))
+    """Mean of each channel of features (B, C, *N) over the batch of all processes and positions: (C,)."""
+    return whole_batch.mean(features.mean((0, *range(2, features.ndim))))
 
 
 def _total(gate: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from semiseg import whole_batch
 from semiseg.errors import UserError
 from semiseg.hebbian import rules
 from semiseg.hebbian.rules import Convolution, Decay, Geometry, TransposedConvolution
@@ -120,8 +121,9 @@ class HebbianUnits(nn.Module):
         weights = dict(self.named_weights())
 
         def see(name: str, input: Tensor, output: Tensor) -> None:
-            for observer in observers:
-                observer(name, input, output)
+            with whole_batch.alone():  # not every process has observers
+                for observer in observers:
+                    observer(name, input, output)
             if self.learns:
                 with torch.autocast(input.device.type, enabled=False):
                     change = self.changes[name](input, output, weights[name])

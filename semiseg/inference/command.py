@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from semiseg.data.io import Image, find_images, is_image, stem_of
 from semiseg.errors import OneLineParser, UserError
 from semiseg.evaluation.panels import case_panel, overlay, save_png
 from semiseg.inference.predictor import Prediction, Predictor
+from semiseg.trust import add_trust_option
 
 
 def predict_command(args: Sequence[str]) -> None:
@@ -45,7 +47,7 @@ def predict_command(args: Sequence[str]) -> None:
         help="two classes: foreground is where its probability is above P (default: where it is the higher one)",
     )  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: the first GPU, else the CPU")
-    parser.add_argument("--trust", action="store_true", help="let the checkpoint import classes outside semiseg")
+    add_trust_option(parser, "the checkpoint")
     options = parser.parse_args(args)
 
     images = _collect(options.inputs)
@@ -65,17 +67,17 @@ def _predict(predictor: Predictor, images: Sequence[Path], options: argparse.Nam
     for number, path in enumerate(images, start=1):
         try:
             prediction = predictor(path)
-            target = options.output / f"{stem_of(path)}{prediction.image.suffix}"
+            stem = _stem(path)
+            target = options.output / f"{stem}{prediction.image.suffix}"
             prediction.image.write(predictor.to_values(prediction.classes), target)
             if options.overlay:
-                save_png(_overlay(prediction, path), options.output / f"{stem_of(path)}_overlay.png")
+                save_png(_overlay(prediction, path), options.output / f"{stem}_overlay.png")
             if options.probabilities:
-                names = predictor.preprocessing.class_names
+                names = safe_names(predictor.preprocessing.class_names)
                 for name, probability in list(zip(names, prediction.probabilities, strict=True))[1:]:
-                    part = f"probability_{name.replace(' ', '_')}"
-                    _write_map(prediction.image, probability, options.output, f"{stem_of(path)}_{part}")
+                    _write_map(prediction.image, probability, options.output, f"{stem}_probability_{name}")
             if options.uncertainty:
-                _write_map(prediction.image, prediction.uncertainty, options.output, f"{stem_of(path)}_uncertainty")
+                _write_map(prediction.image, prediction.uncertainty, options.output, f"{stem}_uncertainty")
         except UserError as error:
             failed.append(str(error))
             print(f"{number}/{len(images)} {path} FAILED: {error}", flush=True)
@@ -83,6 +85,22 @@ def _predict(predictor: Predictor, images: Sequence[Path], options: argparse.Nam
             print(f"{number}/{len(images)} {path} -> {target}", flush=True)
     if failed:
         raise UserError(f"{len(failed)} of {len(images)} images failed, the first: {failed[0]}")
+
+
+def safe_names(names: Sequence[str]) -> list[str]:
+    """Names of classes as parts of file names, each of its own: letters, digits, `-` and `_` of ASCII."""
+    plain = [re.sub("[^A-Za-z0-9_-]", "_", name) for name in names]
+    safe: dict[int, str] = {}
+    for index in sorted(range(len(names)), key=lambda index: plain[index] != names[index]):  # those that stay first
+        tries = (plain[index], *(f"{plain[index]}_{number}" for number in range(len(names))))
+        taken = {name.lower() for name in safe.values()}
+        safe[index] = next(name for name in tries if name.lower() not in taken)
+    return [safe[index] for index in range(len(names))]
+
+
+def _stem(path: Path) -> str:
+    """Name of an input without suffix, which is one name also where the path is `.` or `..`."""
+    return stem_of(path if path.name not in ("", "..") else path.resolve()) or "image"
 
 
 @contextmanager
@@ -121,8 +139,8 @@ def _collect(inputs: Sequence[Path]) -> list[Path]:
 def _refuse_clashes(images: Sequence[Path], output: Path) -> None:
     stems: dict[str, Path] = {}
     for path in images:
-        if (other := stems.setdefault(stem_of(path), path)) is not path:
-            raise UserError(f"{path} and {other} would both become {output / stem_of(path)}.*; predict them separately")
+        if (other := stems.setdefault(_stem(path), path)) is not path:
+            raise UserError(f"{path} and {other} would both become {output / _stem(path)}.*; predict them separately")
         if path.parent.resolve() == output.resolve():
             raise UserError(f"--output {output}: is the folder of the input {path.name}; choose another, masks never "
                             "overwrite images")  # fmt: skip
@@ -139,7 +157,7 @@ def _refuse_clashes(images: Sequence[Path], output: Path) -> None:
 def _overlay(prediction: Prediction, path: Path) -> np.ndarray:
     array = prediction.image.array
     if array.ndim == 4:
-        return case_panel(array, None, prediction.classes, stem_of(path))
+        return case_panel(array, None, prediction.classes, _stem(path))
     picture = np.moveaxis(array, 0, -1) if array.shape[0] == 3 else array[0]
     return overlay(picture, prediction.classes)
 

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from semiseg import whole_batch
+
 EPSILON = 1e-6  # in logarithms, as in SSL4MIS
 
 
@@ -19,9 +21,12 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of a map over the pixels of a mask, or weighted by it; of no pixels it is 0, and its gradient too."""
+    """Mean of a map over the pixels of a mask, or weighted by it; of no pixels it is 0, and its gradient too.
+
+    In several processes the mean runs over the pixels of all, see `semiseg.whole_batch.ratio`.
+    """
     mask = mask.to(values.dtype)
-    return (values * mask).sum() / (mask.sum() + 1e-16)
+    return whole_batch.ratio((values * mask).sum(), mask.sum())
 
 
 def entropy(p: Tensor) -> Tensor:

@@ -7,15 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semiseg import whole_batch
+
 
 def cross_entropy(logits: Tensor, mask: Tensor, ignore_index: int = -1) -> Tensor:
     """Return the cross entropy, averaged over the valid pixels; without any it is 0 and its gradient too.
 
     PyTorch's own mean is NaN without valid pixels, and its sum over an image is not deterministic on a GPU
-    (https://github.com/pytorch/pytorch/issues/17350), hence the sum outside.
+    (https://github.com/pytorch/pytorch/issues/17350), hence the sum outside. In several processes the average runs over
+    the pixels of all, see `semiseg.whole_batch.ratio`.
     """
     loss = F.cross_entropy(logits, mask, ignore_index=ignore_index, reduction="none")
-    return loss.sum() / (mask != ignore_index).sum().clamp(min=1)
+    return whole_batch.ratio(loss.sum(), (mask != ignore_index).sum())
 
 
 def soft_dice(logits: Tensor, mask: Tensor, ignore_index: int = -1, smooth: float = 1.0) -> Tensor:

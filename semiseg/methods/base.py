@@ -10,22 +10,19 @@ import lightning
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from semiseg import losses
-from semiseg.components.schedules import WarmupPoly
+from semiseg import losses, whole_batch
+from semiseg.components.schedules import Schedule, WarmupPoly, build_schedule
 from semiseg.data.preprocessing import Preprocessing, resize_logits
-from semiseg.errors import UserError
+from semiseg.errors import UserError, check_number
 from semiseg.evaluation.cases import CaseTable
 from semiseg.evaluation.metrics import case_metrics
 from semiseg.evaluation.threshold import best_threshold
 from semiseg.inference.window import whole_image
-from semiseg.networks import Network, UNet
+from semiseg.networks import Network, UNet, check_memory
 
 NetworkFactory = Callable[[int, int, int], Network]
 """(in_channels, num_classes, spatial_dims) to a network: in YAML a class path with the rest of its arguments."""
-Schedule = Callable[[Optimizer, int], LRScheduler]
-"""(optimizer, max_steps) to a schedule that is a function of the step."""
 
 
 class Method(lightning.LightningModule):
@@ -64,6 +61,7 @@ class Method(lightning.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.make_network = partial(network, in_channels, num_classes, spatial_dims)
+        check_memory(self.make_network)
         self.network = self.make_network()
         self.spatial_dims = spatial_dims
         self.make_optimizer = optimizer
@@ -78,7 +76,13 @@ class Method(lightning.LightningModule):
             optimizer = self.make_optimizer(self.parameter_groups())
         except ValueError as error:  # torch's, such as a negative learning rate
             raise UserError(f"--model.optimizer: {error}") from error
-        schedule = self.make_schedule(optimizer, self.trainer.max_steps)
+        if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):
+            raise UserError(f"--model.optimizer {type(optimizer).__name__}: not for such networks; use AdamW or SGD")
+        for option, value in optimizer.defaults.items():
+            for number in value if isinstance(value, tuple) else [value]:
+                if type(number) in (int, float) and option != "beta2_decay":  # which is negative
+                    check_number(f"--model.optimizer.{option}", number, 0, above=option == "lr")
+        schedule = build_schedule(self.make_schedule, optimizer, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def parameter_groups(self) -> list[Any]:
@@ -89,7 +93,7 @@ class Method(lightning.LightningModule):
         """Take the data's preprocessing; compile the inner networks' parts and lay them out, never this module."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
-            self.preprocessing = datamodule.preprocessing
+            self.preprocessing = Preprocessing.from_dict(datamodule.preprocessing.to_dict())  # as a checkpoint's
         if self.channels_last:
             layout = torch.channels_last if self.spatial_dims == 2 else torch.channels_last_3d
             self.to(memory_format=layout)  # type: ignore[call-overload]
@@ -99,16 +103,22 @@ class Method(lightning.LightningModule):
                     if isinstance(part := getattr(module, name, None), nn.Module):
                         part.compile()
 
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """As Lightning's; a tensor that a training step logs becomes its mean over all processes."""
+        if isinstance(value, Tensor) and whole_batch.world_size() > 1 and self.trainer.training:
+            value = value.to(self.device)
+            value = whole_batch.mean(value if value.is_floating_point() else value.float())
+        super().log(name, value, *args, **kwargs)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the preprocessing; drop the path of initial weights, which the trained ones have replaced."""
         if self.preprocessing is not None:
             checkpoint["preprocessing"] = self.preprocessing.to_dict()
-        network = checkpoint.get("hyper_parameters", {}).get("network")
-        if isinstance(network, dict) and network.get("init_args", {}).get("weights"):
-            arguments = {**network["init_args"], "weights": None}
-            checkpoint["hyper_parameters"] = {
-                **checkpoint["hyper_parameters"], "network": {**network, "init_args": arguments},
-            }  # fmt: skip
+        for name, value in checkpoint.get("hyper_parameters", {}).items():
+            arguments = value.get("init_args") if isinstance(value, dict) else None
+            if isinstance(arguments, dict) and isinstance(arguments.get("weights"), str):
+                replaced = {**value, "init_args": {**arguments, "weights": None}}
+                checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], name: replaced}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the preprocessing that the network was trained with."""

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from semiseg.components.ramps import RampFactory, SigmoidRamp
+from semiseg import whole_batch
+from semiseg.components.ramps import RampFactory, SigmoidRamp, check_ramp
 from semiseg.components.teacher import Teacher
 from semiseg.methods.base import SegmentationMethod
 
@@ -33,6 +34,7 @@ class SemiSupervisedMethod(SegmentationMethod):
 
     def __init__(self, weight: RampFactory = SigmoidRamp, separate_forward: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_ramp(weight)
         self.make_ramp = weight
         self.separate_forward = separate_forward
         self.seen: dict[str, Tensor] = {}
@@ -47,7 +49,8 @@ class SemiSupervisedMethod(SegmentationMethod):
         if self.separate_forward:
             return function(labeled), function(unlabeled)
         sizes = [len(labeled), len(unlabeled)]
-        outputs = function(torch.cat([labeled, unlabeled]))
+        with whole_batch.of_parts(*sizes):
+            outputs = function(torch.cat([labeled, unlabeled]))
         if isinstance(outputs, Tensor):
             first, second = torch.split(outputs, sizes)
             return first, second

@@ -1,9 +1,12 @@
 """What every network is to the methods."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
+from semiseg.errors import UserError
 from semiseg.networks.layers import check_size
 
 
@@ -80,3 +83,27 @@ class Network(nn.Module):
         """Logits (B, K, *S) from the encoder's features, fine to coarse."""
         logits: Tensor = self.head(self.decoder(features))
         return logits
+
+
+def check_memory(make_network: Callable[..., Network]) -> None:
+    """Count a network's parameters before any of them is allocated.
+
+    Args:
+        make_network: what builds the network.
+
+    Raises:
+        UserError: this machine's memory cannot hold the weights, their gradients and the two moments of Adam.
+    """
+    try:
+        with torch.device("meta"):
+            size = 16 * sum(parameter.numel() for parameter in make_network(weights=None).parameters())
+    except UserError:
+        raise
+    except Exception:  # a network that reads its own values, or takes no weights: it can only be built
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise UserError(
+            f"--model.network: {size >> 30} GiB are needed to train so many parameters, and this machine has "
+            f"{memory >> 30} GiB; use fewer or smaller levels, such as --model.network.widths [16,32,64,128,256]"
+        )

@@ -10,7 +10,7 @@ from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from torch import Tensor, nn
 
 from semiseg.networks.base import Network
-from semiseg.networks.layers import NormName, Upsampling, check_size, initialise
+from semiseg.networks.layers import NormName, Upsampling, check_levels, check_size, initialise
 from semiseg.networks.unet import Decoder, Encoder
 from semiseg.networks.weights import load_weights
 
@@ -83,6 +83,7 @@ class Denoiser(Network):
         weights: str | None = None,
     ) -> None:
         super().__init__()
+        check_levels(widths, dropout)
         conv = Conv[Conv.CONV, spatial_dims]
         self.stride = 2 ** (len(widths) - 1)
         self.num_classes = num_classes

@@ -1,12 +1,13 @@
 """Pieces that all networks here are built from."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
-from semiseg.errors import UserError
+from semiseg.errors import UserError, check_number
 
 NormName = Literal["batch", "instance", "group"]
 Upsampling = Literal["transposed", "bilinear", "nearest"]
@@ -56,4 +57,16 @@ def check_size(image: Tensor, stride: int) -> None:
         raise UserError(
             f"image size {size}: this network halves its input and needs each size to be a multiple of {stride}; "
             "crop, pad or resize the images to such a size (--data.image_size, or --data.patch_size)"
+        )
+
+
+def check_levels(widths: Sequence[int], dropout: Sequence[float]) -> None:
+    """Raise a UserError unless these are the channels and dropout probabilities of 2 to 16 levels."""
+    check_number("--model.network.widths", widths, 1, 65536)
+    check_number("--model.network.dropout", dropout, 0, 1)
+    if not 2 <= len(widths) <= 16:
+        raise UserError(f"--model.network.widths {list(widths)[:16]}: gives {len(widths)} levels; use 2 to 16")
+    if len(widths) != len(dropout):
+        raise UserError(
+            f"the network has {len(widths)} widths and {len(dropout)} dropout values: give both one value per level"
         )

@@ -8,9 +8,8 @@ import torch
 from monai.networks.layers.factories import Conv, Pool
 from torch import Tensor, nn
 
-from semiseg.errors import UserError
 from semiseg.networks.base import Network, Stages
-from semiseg.networks.layers import NormName, Upsampling, initialise, norm_layer, upsampling
+from semiseg.networks.layers import NormName, Upsampling, check_levels, initialise, norm_layer, upsampling
 from semiseg.networks.weights import load_weights
 
 
@@ -27,12 +26,7 @@ class Encoder(nn.Module):
         super().__init__()
         conv, pool = Conv[Conv.CONV, spatial_dims], Pool[Pool.MAX, spatial_dims]
         self.levels = nn.ModuleList()
-        if len(widths) < 2 or min(widths) < 1:
-            raise UserError(f"the network's widths {list(widths)}: give two or more, each of 1 channel or more")
-        if len(widths) != len(dropout):
-            raise UserError(
-                f"the network has {len(widths)} widths and {len(dropout)} dropout values: give both one value per level"
-            )
+        check_levels(widths, dropout)
         for level, (before, width, p) in enumerate(zip([in_channels, *widths[:-1]], widths, dropout, strict=True)):
             self.levels.append(
                 nn.Sequential(
@@ -108,8 +102,8 @@ class UNet(Network):
         weights: checkpoint to start from, see `load_weights`.
 
     Raises:
-        UserError: `widths` are fewer than two or not positive, `widths` and `dropout` differ in length, `weights` does
-            not fit, or (in forward) an image's size is not a multiple of `stride`.
+        UserError: `widths` and `dropout` are out of their range or differ in length, `weights` does not fit, or (in
+            forward) an image's size is not a multiple of `stride`.
     """
 
     def __init__(

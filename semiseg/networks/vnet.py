@@ -6,6 +6,7 @@ from itertools import pairwise
 from monai.networks.layers.factories import Conv, Dropout
 from torch import Tensor, nn
 
+from semiseg.errors import check_number
 from semiseg.networks.base import Network, Stages
 from semiseg.networks.layers import NormName, Upsampling, initialise, norm_layer, upsampling
 from semiseg.networks.weights import load_weights
@@ -103,6 +104,8 @@ class VNet(Network):
         weights: str | None = None,
     ) -> None:
         super().__init__()
+        check_number("--model.network.base", base, 1, 4096)
+        check_number("--model.network.dropout", dropout, 0, 1)
         widths = [base * 2**level for level in range(len(DEPTHS))]
         self.stride = 2 ** (len(DEPTHS) - 1)
         self.encoder = VNetEncoder(in_channels, spatial_dims, widths, dropout, norm)

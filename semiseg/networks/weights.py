@@ -1,6 +1,5 @@
 """Start a network from the weights of an earlier stage: all of them or an error, only the head may differ."""
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from semiseg.errors import UserError
+from semiseg.torch_files import PythonObjectsError, UnreadableError, differences, is_finite, read_torch_file
 
 PREFIX = "network."  # where a LightningModule of this package keeps its network
 HEAD = "head."
@@ -55,20 +55,13 @@ def load_weights(network: nn.Module, path: str | None, spare: tuple[str, ...] = 
             f"weights {path}: its keys ({_first(list(found))}) are none of this network's ({_first(list(wanted))}); "
             "give a checkpoint of stage 1 or the state_dict of the same network"
         )
-    if broken := next((key for key, value in found.items() if torch.isnan(value).any()), None):
+    problems = differences(found, wanted)
+    if broken := next((key for key in found if key not in problems and not is_finite(found[key])), None):
         raise UserError(f"weights {path}: {broken} holds values that are not numbers; give an earlier checkpoint")
-    problems = {}
-    for key in wanted | found:
-        if key not in found:
-            problems[key] = f"{key} is missing"
-        elif key not in wanted:
-            problems[key] = f"{key} is unexpected"
-        elif found[key].shape != wanted[key].shape:
-            problems[key] = f"{key} is {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
     shared: dict[tuple[int, tuple[int, ...]], str] = {}
     for key, value in wanted.items():
         twin = shared.setdefault((value.data_ptr(), tuple(value.shape)), key)
-        twins = twin != key and value.numel() > 0 and twin in found and key in found
+        twins = twin != key and value.numel() > 0 and not {key, twin} & problems.keys()
         if twins and not torch.equal(found[key], found[twin]):
             problems[key] = f"{key} and {twin} differ in the file but are one here"
     if misfits := [text for key, text in problems.items() if not key.startswith(HEAD)]:
@@ -85,23 +78,25 @@ def load_weights(network: nn.Module, path: str | None, spare: tuple[str, ...] = 
 
 def _read(path: Path) -> dict[str, Tensor]:
     """Return the network's part of the file's state_dict."""
-    if not path.is_file():
-        raise UserError(f"weights {path}: no such file; correct the path, or leave `weights` out to start afresh")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can break the reader anywhere
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
-            raise UserError(
-                f"weights {path}: holds Python objects beside its tensors, which are refused because reading them can "
-                "run code; save the network alone with torch.save(network.state_dict(), path)"
-            ) from error
+        content = read_torch_file(path)
+    except FileNotFoundError as error:
         raise UserError(
-            f"weights {path}: cannot be read as a PyTorch checkpoint ({type(error).__name__}); copy or save it again"
+            f"weights {path}: no such file; correct the path, or leave `weights` out to start afresh"
+        ) from error
+    except PythonObjectsError as error:
+        raise UserError(
+            f"weights {path}: holds Python objects beside its tensors ({error}), which are refused because reading "
+            "them can run code; save the network alone with torch.save(network.state_dict(), path)"
+        ) from error
+    except UnreadableError as error:
+        raise UserError(
+            f"weights {path}: cannot be read as a PyTorch checkpoint ({error}); copy or save it again"
         ) from error
     state = content
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         whole = content["state_dict"]
-        state = {key.removeprefix(PREFIX): value for key, value in whole.items() if key.startswith(PREFIX)}
+        state = {key.removeprefix(PREFIX): value for key, value in whole.items() if str(key).startswith(PREFIX)}
     if isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         return state
     raise UserError(f"weights {path}: neither a Lightning checkpoint nor a state_dict; give a file that is one")

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from semiseg import whole_batch
 from semiseg.data.preprocessing import Preprocessing, resize
 from semiseg.errors import UserError
 from semiseg.evaluation.panels import case_panel, contact_sheet, show, step_panel
@@ -23,7 +24,8 @@ class SeedEachStep(Callback):
     """Seed torch from (seed, step, rank) before every step, so that dropout and noise are functions of the step.
 
     A run that is resumed then needs no generator state to go on exactly as if it had never stopped. The step is the
-    number of the batch: with accumulated gradients every batch of a step has its own.
+    number of the batch: with accumulated gradients every batch of a step has its own. Draws for the whole batch
+    (`semiseg.whole_batch`) are the same in all processes, and those that one process makes.
 
     Args:
         seed: the run's seed.
@@ -34,8 +36,11 @@ class SeedEachStep(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed before the step."""
-        key = np.random.SeedSequence([self.seed, batch_idx, trainer.global_rank])
-        torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
+        shared, own = (
+            int(np.random.SeedSequence([self.seed, batch_idx, number]).generate_state(1, np.uint64)[0])
+            for number in (0, 1 + trainer.global_rank)
+        )
+        whole_batch.seed(shared, own)
 
 
 class HandleSignals(Callback):

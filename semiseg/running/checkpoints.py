@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -18,10 +19,18 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from semiseg.data.preprocessing import Preprocessing
 from semiseg.errors import UserError
 from semiseg.files import atomic_path
 from semiseg.running.folder import RunFolder
 from semiseg.running.loggers import MetricsCSV
+from semiseg.torch_files import UnreadableError, check_state, read_torch_file
+
+NEEDED = {"state_dict": dict, "hyper_parameters": dict, "preprocessing": dict, "global_step": int}
+OPTIONAL = {  # what a run goes on from
+    "epoch": int, "loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list,
+    "pytorch-lightning_version": str,
+}  # fmt: skip
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -29,6 +38,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Lightning's own writer goes through a temporary file elsewhere, whose move is not atomic across file systems.
     """
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        """Read what `load_checkpoint` has let pass, into memory.
+
+        Raises:
+            UserError: the file is missing, corrupt, or not a checkpoint of this package.
+        """
+        load_checkpoint(Path(path))
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return content
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Save atomically.
@@ -70,22 +89,33 @@ def fingerprint(path: Path) -> str:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of this package on the CPU, plain types only.
+    """Read a checkpoint of this package on the CPU as plain values and finite tensors; these stay in the file.
 
     Raises:
         UserError: the file is missing, corrupt, or not a checkpoint of this package.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; `semiseg fit` writes one after its first validation")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different kind for every kind of damage
+        checkpoint = read_torch_file(path)
+        if not isinstance(checkpoint, dict) or not checkpoint.keys() >= NEEDED.keys():
+            raise UserError(f"{path}: not a checkpoint of a semiseg run; give RUN/checkpoints/best.ckpt")
+        for name, kind in {**NEEDED, **OPTIONAL}.items():
+            value = checkpoint.get(name, kind())
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise UnreadableError(f"its {name} is a {type(value).__name__}")
+        check_state(checkpoint["state_dict"])
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such checkpoint; `semiseg fit` writes one after its first validation") from error
+    except UnreadableError as error:
         raise UserError(
-            f"{path}: not a readable checkpoint ({type(error).__name__}), cut short or not made by semiseg; copy it "
-            "again, or delete it and let `semiseg fit` train afresh"
+            f"{path}: not a readable checkpoint ({error}), cut short or not made by semiseg; copy it again, or delete "
+            "it and let `semiseg fit` train afresh"
         ) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters", "preprocessing"} <= checkpoint.keys():
+    if checkpoint["global_step"] < 0 or not all(isinstance(name, str) for name in checkpoint["hyper_parameters"]):
         raise UserError(f"{path}: not a checkpoint of a semiseg run; give RUN/checkpoints/best.ckpt")
+    try:
+        Preprocessing.from_dict(checkpoint["preprocessing"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     return checkpoint
 
 
@@ -144,7 +174,14 @@ class KeepBestAndLast(Checkpoint):
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from there.
+
+        Raises:
+            UserError: a value is not one that was saved.
+        """
+        kinds = {"best_dice": (float, NoneType), "best_step": (int,), "processes": (int, NoneType)}
+        if odd := [name for name, kind in kinds.items() if type(state_dict.get(name, "")) not in kind]:
+            raise UserError(f"{self.folder.checkpoint('last')}: its {odd[0]} is damaged; delete it to train afresh")
         self.best_dice, self.best_step = state_dict["best_dice"], state_dict["best_step"]
         self.processes = state_dict["processes"]
 

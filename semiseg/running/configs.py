@@ -16,6 +16,8 @@ from semiseg.trust import foreign_modules, import_trusted, named_class
 _OF_A_TEST = (*BOUND_TRAINER, "accelerator", "deterministic", "benchmark", "enable_progress_bar")
 _OF_THE_MACHINE = ("cache_dir", "cache_gb")
 
+_NOT_IN_FILES = {"config", "print_config", "__default_config__"}  # what jsonargparse would read, or pass over
+
 
 def config_folder() -> Path:
     """The shipped configurations: in the installed package, or beside it in a checkout."""
@@ -64,9 +66,10 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"--config {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"--config {path}: holds no options; {config_folder()}/data/glas.yaml shows how one looks")
-    for key in content:
-        if not isinstance(key, str):
-            raise UserError(f"--config {path}: the key {key!r} is not a name; put it in quotes")
+    if odd := next((key for key in content if not isinstance(key, str) or key in _NOT_IN_FILES), None):
+        raise UserError(f"--config {path}: {odd} is no option of a file; remove it")
+    if not isinstance(content.get("trainer", {}), dict):
+        raise UserError(f"--config {path}: trainer needs options below it, such as max_steps")
     return content
 
 

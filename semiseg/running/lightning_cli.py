@@ -296,7 +296,7 @@ class SemisegCLI(LightningCLI):
         facts = {"split_hash": self.datamodule.partition.hash, **provenance(), **self.names}
         for logger in self.trainer.loggers:
             logger.log_hyperparams({**yaml.safe_load(self.config_text), **facts})
-        self.watch.note = self.folder.note
+        self.watch.note = self.folder.note if self.trainer.world_size > 1 else None
         self.watch.report = lambda cause: self.folder.update_status(state="failed", error=cause.message)
         try:
             self.trainer.fit(**kwargs)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from semiseg.components.perturbations import FeatureDrop, FeatureNoise, noisy, smoothed, strong_view
+from semiseg.components.perturbations import FeatureDrop, FeatureDropout, FeatureNoise, noisy, smoothed, strong_view
 
 SHAPES = [(3, 2, 12, 10), (2, 1, 6, 8, 10)]
 
@@ -65,5 +65,5 @@ def test_feature_perturbations_are_bounded_and_rest_in_evaluation(shape):
             assert activity[lost].min() >= 0.7 * activity.max()
             assert activity[~lost].max() < 0.9 * activity.max()
         assert torch.equal(dropped.movedim(1, -1)[~gone], features.movedim(1, -1)[~gone])
-    for module in (FeatureNoise(), FeatureDrop()):
+    for module in (FeatureNoise(), FeatureDrop(), FeatureDropout(torch.nn.Dropout(0.5))):
         assert torch.equal(module.eval()(features), features)

@@ -14,6 +14,7 @@ from PIL import Image as Pillow
 
 from semiseg import data as families
 from semiseg.data import layouts
+from semiseg.data.cache import ArrayCache
 from semiseg.data.datasets import TrainingSet
 from semiseg.data.samplers import Draw
 from semiseg.data.scenes import scene_2d, scene_3d
@@ -397,7 +398,7 @@ def test_the_training_set_survives_pickling_without_the_trainer(tmp_path):
     assert data.trainer is not None
 
 
-def test_a_trained_step_touches_no_file_system(tmp_path, monkeypatch):
+def test_a_trained_step_looks_at_no_source_and_verifies_nothing(tmp_path, monkeypatch):
     layout = LAYOUTS["glas"]
     layout.write(tmp_path)
     data = layout.open(tmp_path)
@@ -406,6 +407,8 @@ def test_a_trained_step_touches_no_file_system(tmp_path, monkeypatch):
     first = stream[Draw("labeled", 0, 0, 0)]
     monkeypatch.setattr(Path, "stat", lambda *_: pytest.fail("looked at a file"))
     monkeypatch.setattr(Path, "exists", lambda *_: pytest.fail("looked at a file"))
+    for name in ("fingerprint", "find", "_verify"):
+        monkeypatch.setattr(ArrayCache, name, lambda *_: pytest.fail("looked at a file"))
     assert torch.equal(stream[Draw("labeled", 0, 0, 0)]["image"], first["image"])
 
 

@@ -167,7 +167,7 @@ def test_cct(dims, classes, shared):
     noise, dropout, drop = method.perturbations
     assert isinstance(noise, FeatureNoise)
     assert isinstance(drop, FeatureDrop)
-    assert (type(dropout), dropout.p) == (nn.Dropout, 0.3)
+    assert (type(dropout.dropout), dropout.dropout.p) == (nn.Dropout, 0.3)
     method.perturbations = nn.ModuleList([Scale(0.5), Scale(1.5), Scale(2.0)])
     images = torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]])
     features = [level[2:] for level in method.network.encode(images)]
@@ -262,7 +262,8 @@ def test_unimatch(dims, classes, monkeypatch):
     monkeypatch.setattr(f"{module}.cutmix_boxes", lambda image: next(places))
     method = built("UniMatch", dims, classes, confidence=0.5, view_weights=(0.2, 0.7))
     batch = drawn(dims, classes, size=3)
-    assert (type(method.drop_channels), method.drop_channels.p) == ({2: nn.Dropout2d, 3: nn.Dropout3d}[dims], 0.5)
+    dropout = method.drop_channels.dropout
+    assert (type(dropout), dropout.p) == ({2: nn.Dropout2d, 3: nn.Dropout3d}[dims], 0.5)
     method.drop_channels = Scale(0.5)
     images = torch.cat([batch["labeled"]["image"], batch["unlabeled"]["image"]])
     p = softmax(method.network(images))[3:]
@@ -453,7 +454,7 @@ def test_urpc_perturbs_from_coarse_to_fine_in_training_and_not_at_inference():
         )
     image = torch.randn(2, 1, 32, 32)
     assert all(logits.shape == (2, 2, 32, 32) for logits in method.predictions(image))
-    assert seen == [("Dropout", 7), ("FeatureDrop", 6), ("FeatureNoise", 5)]
+    assert seen == [("FeatureDropout", 7), ("FeatureDrop", 6), ("FeatureNoise", 5)]
     method.eval()
     assert all(map(torch.equal, method.predictions(image), method.predictions(image)))
 

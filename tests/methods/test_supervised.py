@@ -57,7 +57,7 @@ def test_initial_weights_are_used_and_not_needed_again(fit, tmp_path: Path) -> N
     (first / "checkpoints" / "last.ckpt").rename(stage1)
     pretrained = torch.load(stage1, weights_only=True)["state_dict"]
     second = fit(
-        *DATA, "--experiment", "second", "--model.network.weights", str(stage1), "--model.optimizer.lr", "0",
+        *DATA, "--experiment", "second", "--model.network.weights", str(stage1), "--model.optimizer.lr", "1e-30",
         "--model.optimizer.weight_decay", "0",
     )  # fmt: skip
     stage1.unlink()

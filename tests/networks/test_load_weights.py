@@ -1,7 +1,9 @@
 """A network starts from all the weights of a file, or not at all; only the head may differ."""
 
+import os
 import pickle
 from functools import partial
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
@@ -162,6 +164,63 @@ def test_pickled_objects_are_refused(saved, tmp_path):
     path.write_bytes(pickle.dumps(Arbitrary(), protocol=2))
     with pytest.raises(UserError, match="weights"):
         load_weights(small(1, 3), str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.fill_(float("nan")), "holds values that are not numbers"),
+        (lambda w: w.index_fill(0, torch.tensor(0), float("inf")), "holds values that are not numbers"),
+        (lambda w: w.long(), r"is torch\.int64 instead of torch\.float32"),
+        (lambda w: torch.zeros(1).expand(w.shape), "has fewer values in the file"),
+        (lambda w: torch.zeros(1).expand(10**6, 10**6), "has fewer values in the file"),
+        (lambda w: torch.zeros(2 * 10**5).as_strided((10**5, 10**5), (1, 1)), "has fewer values in the file"),
+        (lambda w: w.to(torch.complex64), "Python objects beside"),
+        (lambda w: w.to(torch.float8_e4m3fn), "Python objects beside"),
+        (lambda w: w.flatten(1).to_sparse(), "Python objects beside"),
+        (lambda w: torch.empty_like(w, device="meta"), "Python objects beside"),
+    ],
+)
+def test_tensors_that_cannot_be_weights(saved, tmp_path, change, message):
+    network, _ = saved
+    state = {**network.state_dict()}
+    state["encoder.levels.0.1.weight"] = change(state["encoder.levels.0.1.weight"].clone())
+    path = tmp_path / "odd.pt"
+    torch.save(state, path)
+    fresh = small(1, 3)
+    before = {key: value.clone() for key, value in fresh.state_dict().items()}
+    with pytest.raises(UserError, match=rf"weights .*odd\.pt.*{message}") as error:
+        load_weights(fresh, str(path))
+    assert "\n" not in str(error.value)
+    assert all(torch.equal(value, before[key]) for key, value in fresh.state_dict().items())
+
+
+def test_weights_of_another_precision_are_rounded(saved, tmp_path):
+    network, _ = saved
+    torch.save({key: value.double() if "num" not in key else value for key, value in network.state_dict().items()},
+               tmp_path / "double.pt")  # fmt: skip
+    assert same(small(1, 3, weights=str(tmp_path / "double.pt")), network)
+
+
+def test_one_flipped_byte_is_noticed(saved, tmp_path):
+    content = bytearray(Path(saved[1]).read_bytes())
+    for place in range(500, len(content) - 2000, 997):
+        changed = content.copy()
+        changed[place] ^= 4
+        path = tmp_path / "flipped.pt"
+        path.write_bytes(changed)
+        try:
+            loaded = small(1, 3, weights=str(path))
+        except UserError:
+            continue
+        assert same(loaded, saved[0])  # between the records, where nothing is
+
+
+def test_what_is_no_regular_file(tmp_path):
+    os.mkfifo(tmp_path / "fifo.pt")
+    for path in (tmp_path / "fifo.pt", tmp_path, "/dev/zero"):
+        with pytest.raises(UserError, match="cannot be read as a PyTorch checkpoint"):
+            load_weights(small(1, 2), str(path))
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {0: torch.zeros(1)}, torch.zeros(2)])

@@ -29,7 +29,7 @@ def records(run: Path) -> list[list[Record]]:
         found = []
         for file in sorted((run / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda f: f.stat().st_mtime):
             found.append([Record.FromString(data) for data in leveldb_records(file.read_bytes())])
-        if time.monotonic() > late or found and all(any(r.HasField("exit") for r in session) for session in found):
+        if time.monotonic() > late or (found and all(any(r.HasField("exit") for r in session) for session in found)):
             return found
         time.sleep(0.1)
 

@@ -34,8 +34,8 @@ class ADVENT(SemiSupervisedMethod):
 
     def __init__(self, direct: float = 0.0, discriminator_lr: float = 0.0001, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_number("--model.direct", direct, 0)
-        check_number("--model.discriminator_lr", discriminator_lr, 0)
+        check_number("--model.direct", direct, 0, 1e6)
+        check_number("--model.discriminator_lr", discriminator_lr, 0, 10)
         self.discriminator = discriminator(self.hparams["num_classes"], self.spatial_dims)
         self.direct = direct
         self.discriminator_lr = discriminator_lr
@@ -55,9 +55,9 @@ class ADVENT(SemiSupervisedMethod):
         dtype = next(self.discriminator.parameters()).dtype  # not single in bf16-true
         source, target = (self_information(q).to(dtype) for q in (probabilities(logits), p))
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        fooled = functional_call(self.discriminator, frozen, (target,)).float()
+        fooled = functional_call(self.discriminator, frozen, (target,)).to(p.dtype)
         fooling = F.softplus(-fooled).mean()  # cross-entropy of taking them for labeled ones
-        judged = self.discriminator(torch.cat([source, target]).detach()).float()
+        judged = self.discriminator(torch.cat([source, target]).detach()).to(p.dtype)
         telling = (F.softplus(-judged[: len(source)]).mean() + F.softplus(judged[len(source) :]).mean()) / 2
         uncertainty = entropy(p)
         self.seen = {"image": unlabeled["image"], "pseudo-label": p.argmax(1), "uncertainty": uncertainty.detach()}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from semiseg.components.branches import Branch, WeightsFor, another
-from semiseg.components.perturbations import FeatureDrop, FeatureNoise
+from semiseg.components.perturbations import FeatureDrop, FeatureDropout, FeatureNoise
 from semiseg.losses import probabilities, squared_error
 from semiseg.methods.semi_supervised import SemiSupervisedMethod
 
@@ -39,7 +39,7 @@ class CCT(SemiSupervisedMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.perturbations = nn.ModuleList([FeatureNoise(), nn.Dropout(0.3), FeatureDrop()])
+        self.perturbations = nn.ModuleList([FeatureNoise(), FeatureDropout(nn.Dropout(0.3)), FeatureDrop()])
         self.detach_target = detach_target
         self.auxiliary = nn.ModuleList(
             [] if shared_decoder else [Branch(another(self.make_network, weights_for)) for _ in self.perturbations]

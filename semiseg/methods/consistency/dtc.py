@@ -32,8 +32,8 @@ class DTC(SemiSupervisedMethod):
 
     def __init__(self, distance_weight: float = 0.3, steepness: float = 1500.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_number("--model.distance_weight", distance_weight, 0)
-        check_number("--model.steepness", steepness, 0, above=True)
+        check_number("--model.distance_weight", distance_weight, 0, 1e6)
+        check_number("--model.steepness", steepness, 0, 1e6, above=True)
         self.distance = Conv[Conv.CONV, self.spatial_dims](self.network.width, self.hparams["num_classes"] - 1, 1)
         initialise(self.distance)
         self.distance_weight = distance_weight
@@ -45,15 +45,16 @@ class DTC(SemiSupervisedMethod):
 
         def tasks(image: Tensor) -> list[Tensor]:
             features = self.network.features(image)
-            return [self.network.head(features), torch.tanh(self.distance(features)).float()]
+            return [self.network.head(features), torch.tanh(self.distance(features))]
 
         (logits, distance), (unlabeled_logits, unlabeled_distance) = self.on_both(
             tasks, labeled["image"], unlabeled["image"]
         )
-        truth = signed_distances(labeled["mask"], logits.shape[1])
-        distances = masked_mean(squared_error(distance, truth), labeled["mask"] >= 0)
         p = probabilities(torch.cat([logits, unlabeled_logits]))
-        soft_mask = torch.sigmoid(-self.steepness * torch.cat([distance, unlabeled_distance]))
+        distance = torch.cat([distance, unlabeled_distance]).to(p.dtype)  # at least single precision
+        truth = signed_distances(labeled["mask"], logits.shape[1])
+        distances = masked_mean(squared_error(distance[: len(logits)], truth), labeled["mask"] >= 0)
+        soft_mask = torch.sigmoid(-self.steepness * distance)
         error = (soft_mask - p[:, 1:]).square().mean(1)
         self.seen = {
             "image": unlabeled["image"],

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semiseg import whole_batch
 from semiseg.errors import check_number
 from semiseg.losses import probabilities, squared_error
 from semiseg.methods.semi_supervised import TeacherStudentMethod
@@ -27,18 +28,19 @@ class ICT(TeacherStudentMethod):
 
     def __init__(self, alpha: float = 0.2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_number("--model.alpha", alpha, 0, above=True)
+        check_number("--model.alpha", alpha, 1e-3, 1e3)
         self.alpha = alpha
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Supervised loss + weight x squared difference of the mixtures."""
         labeled, image = batch["labeled"], batch["unlabeled"]["image"]
         alpha = torch.tensor(self.alpha, dtype=torch.float32)  # whatever the precision of the run
-        share = float(torch.distributions.Beta(alpha, alpha).sample())
-        mixture = share * image + (1 - share) * image.roll(1, 0)
+        with whole_batch.drawn_alike():
+            share = float(torch.distributions.Beta(alpha, alpha).sample())
+        mixture = share * image + (1 - share) * whole_batch.rolled(image)
         logits, mixed_logits = self.on_both(self.network, labeled["image"], mixture)
         q = probabilities(self.teacher(image))
-        target = share * q + (1 - share) * q.roll(1, 0)
+        target = share * q + (1 - share) * whole_batch.rolled(q)
         error = squared_error(probabilities(mixed_logits), target)
         self.seen = {"image": mixture, "pseudo-label": target.argmax(1), "uncertainty": error.detach()}
         return self.total(self.supervised_loss(logits, labeled["mask"]), error.mean())

@@ -50,7 +50,7 @@ class MCNet(SemiSupervisedMethod):
         self.others = nn.ModuleList(
             Branch(another(self.make_network, weights_for, upsample=upsample)) for upsample in decoders
         )
-        check_number("--model.temperature", temperature, 0, above=True)
+        check_number("--model.temperature", temperature, 1e-2, 10)
         self.temperature = temperature
         self.detach_target = detach_target
         self.score = score

@@ -29,7 +29,7 @@ class UAMT(TeacherStudentMethod):
 
     def __init__(self, passes: int = 8, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_number("--model.passes", passes, 1)
+        check_number("--model.passes", passes, 1, 1000)
         self.passes = passes
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

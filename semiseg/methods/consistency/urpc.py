@@ -10,8 +10,9 @@ from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semiseg import whole_batch
 from semiseg.components.branches import MeanOf
-from semiseg.components.perturbations import FeatureDrop, FeatureNoise
+from semiseg.components.perturbations import FeatureDrop, FeatureDropout, FeatureNoise
 from semiseg.errors import UserError, check_number
 from semiseg.losses import probabilities
 from semiseg.losses.consistency import EPSILON
@@ -41,7 +42,7 @@ class URPC(SemiSupervisedMethod):
 
     def __init__(self, scales: int = 4, score: Literal["main", "mean"] = "main", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_number("--model.scales", scales, 2)
+        check_number("--model.scales", scales, 2, 16)
         decoder = self.network.decoder
         channels = decoder.channels[-scales:-1] if isinstance(decoder, Stages) else ()
         if not channels:
@@ -49,7 +50,8 @@ class URPC(SemiSupervisedMethod):
         conv = Conv[Conv.CONV, self.spatial_dims]
         self.heads = nn.ModuleList(conv(width, self.hparams["num_classes"], 3, padding=1) for width in channels)
         initialise(self.heads)
-        self.perturbations = nn.ModuleList([nn.Dropout(0.5), FeatureDrop(), FeatureNoise()])  # coarse to fine
+        coarse_to_fine = [FeatureDropout(nn.Dropout(0.5)), FeatureDrop(), FeatureNoise()]
+        self.perturbations = nn.ModuleList(coarse_to_fine)
         self.score = score
 
     @property
@@ -90,4 +92,4 @@ class URPC(SemiSupervisedMethod):
 def rectified(p: Tensor, mean: Tensor, divergence: Tensor) -> Tensor:
     """The loss of one scale: squared differences that count less where the divergence is large, and the divergence."""
     trust = torch.exp(-divergence)
-    return ((p - mean).square().mean(1) * trust).mean() / trust.mean() + divergence.mean()
+    return whole_batch.ratio(((p - mean).square().mean(1) * trust).mean(), trust.mean()) + divergence.mean()

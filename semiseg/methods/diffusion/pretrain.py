@@ -66,7 +66,7 @@ class DiffusionPretrain(PretrainingMethod):
         image = batch["unlabeled"]["image"]
         mask = probabilities(self.network.mask(image, *self.diffusion.pure_masks(image, self.network.num_classes)))
         s = self.diffusion.times(image)
-        start = self.diffusion.pure_noise(torch.randn_like(image), s)
+        start = self.diffusion.pure_noise(self.diffusion.noise(image), s)
         found = self.diffusion.clean(start, self.network.noise(start, mask, s), s)
         loss = self.errors(image, found, s).mean()
         self.log("train/loss", loss)

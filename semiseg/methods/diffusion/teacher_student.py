@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from semiseg import losses
+from semiseg import losses, whole_batch
 from semiseg.components.branches import another
 from semiseg.components.diffusion import Diffusion, MaskSampler
 from semiseg.errors import UserError, check_number
@@ -76,7 +76,7 @@ class DiffusionTeacherStudent(SemiSupervisedMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(network=network, **kwargs)
-        check_number("--model.rounds", rounds, 0)
+        check_number("--model.rounds", rounds, 0, 100)
         if rounds and getattr(self.network, "image_pathway", True) is None:
             raise UserError("--model.network.image_pathway false: rounds need it; leave it out, or --model.rounds 0")
         self.student = another(self.make_network, "first", image_pathway=False)
@@ -109,7 +109,8 @@ class DiffusionTeacherStudent(SemiSupervisedMethod):
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         images = torch.cat([labeled["image"], unlabeled["image"]])
         known, index = len(labeled["image"]), torch.arange(len(images), device=images.device)
-        noise, t = self.diffusion.pure_masks(images, self.network.num_classes)
+        with whole_batch.of_parts(known, len(images) - known):
+            noise, t = self.diffusion.pure_masks(images, self.network.num_classes)
 
         def masks(network: Any) -> Tensor:
             parts = self.on_both(lambda i: network.mask(images[i], noise[i], t[i]), index[:known], index[known:])
@@ -120,7 +121,8 @@ class DiffusionTeacherStudent(SemiSupervisedMethod):
         crossed = losses.cross_entropy(student, teacher.argmax(1)) + losses.cross_entropy(teacher, student.argmax(1))
         target = torch.cat([labeled["mask"], student[known:].argmax(1)])
         self.log("train/loss_crossed", crossed.detach())
-        through = self.go_round(images, teacher, target)
+        with whole_batch.of_parts(known, len(images) - known):
+            through = self.go_round(images, teacher, target)
         decisions = teacher[known:].argmax(1), student[known:].argmax(1)
         self.seen = {
             "image": unlabeled["image"],
@@ -138,7 +140,7 @@ class DiffusionTeacherStudent(SemiSupervisedMethod):
         self.rounds_seen = []
         for _ in range(self.rounds):
             s = self.diffusion.times(images)
-            noised = self.diffusion.noised(images, torch.randn_like(images), s)
+            noised = self.diffusion.noised(images, self.diffusion.noise(images), s)
             given = probabilities(mask.detach() if self.truncate else mask)
             found = self.diffusion.clean(noised, self.network.noise(noised, given, s), s)
             error = (self.diffusion.kept(s, images) * (images - found).square()).mean()

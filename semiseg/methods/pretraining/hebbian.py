@@ -9,7 +9,8 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from semiseg.errors import UserError
+from semiseg import whole_batch
+from semiseg.errors import UserError, check_number
 from semiseg.hebbian.rules import Decay
 from semiseg.hebbian.units import HebbianUnits, Observer, Rule, Transposed
 from semiseg.hebbian.watching import WatchLearning
@@ -36,8 +37,8 @@ class HebbianPretrain(PretrainingMethod):
         transposed: how the rule extends to transposed convolutions: transposed-structure-aware or straightforward.
         inverse_temperature: hardness of SWTA's competition, 1 to 100 in the paper's table 5 (there "temperature").
         decay: decay of TSA, see `swta_tsa`.
-        center: take inputs and outputs less the mean of each channel, see `semiseg.hebbian.rules`. Like batch
-            normalisation, each process takes the mean of its own batch.
+        center: take inputs and outputs less the mean of each channel over the batch of all processes, see
+            `semiseg.hebbian.rules`.
         exclude: names of layers that keep their random weights, or patterns such as `decoder.*`.
         **kwargs: as `Method`.
 
@@ -61,6 +62,7 @@ class HebbianPretrain(PretrainingMethod):
             raise UserError(
                 "--model.compile: Hebbian rules see every layer, which a compiled network hides; leave it out"
             )
+        check_number("--model.inverse_temperature", inverse_temperature, 0, 1e6, above=True)
         self.automatic_optimization = False
         self.network.requires_grad_(False)
         self.units = HebbianUnits(self.network, rule, transposed, inverse_temperature, decay, center, exclude)
@@ -90,10 +92,8 @@ class HebbianPretrain(PretrainingMethod):
 
 def average_over_processes(tensors: list[Tensor]) -> None:
     """Replace each tensor by its mean over all processes, in one exchange."""
-    if not tensors or not torch.distributed.is_initialized():
+    if not tensors or whole_batch.world_size() == 1:
         return
-    together = torch.cat([tensor.flatten() for tensor in tensors])
-    torch.distributed.all_reduce(together)
-    together /= torch.distributed.get_world_size()
+    together = whole_batch.mean(torch.cat([tensor.flatten() for tensor in tensors]))
     for tensor, mean in zip(tensors, torch.split(together, [tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(mean.view_as(tensor))

@@ -9,6 +9,7 @@ import torch
 from scipy.ndimage import label as components
 from torch import Tensor
 
+from semiseg import whole_batch
 from semiseg.components.mixing import box
 from semiseg.errors import check_number
 from semiseg.methods.semi_supervised import TeacherStudentMethod
@@ -54,15 +55,19 @@ class BCP(TeacherStudentMethod):
         image, mask = batch["labeled"]["image"], batch["labeled"]["mask"]
         pretraining = self.progress < self.pretraining
         if pretraining:
-            other, label = image.roll(1, 0), mask.roll(1, 0)
+            other, label = whole_batch.rolled(image), whole_batch.rolled(mask)
         else:
-            other = batch["unlabeled"]["image"][: len(image)]
+            other = batch["unlabeled"]["image"]
+            if len(other) != len(image):  # pairs may lie in different processes
+                other = whole_batch.gathered(other)[: len(image) * whole_batch.world_size()]
             label = self.decisions(other)
         size = image.shape[2:]
-        inside = box(size, [max(1, int(self.box_share * side)) for side in size], image.device)
-        numbers = torch.arange(len(image), device=image.device)
-        other, label = (tensor[numbers % len(tensor)] for tensor in (other, label))
-        inverse = (numbers + int(torch.randint(2, ()))) % 2 == 1  # every other image, so that a batch of one has both
+        with whole_batch.drawn_alike():
+            inside = box(size, [max(1, int(self.box_share * side)) for side in size], image.device)
+            first = int(torch.randint(2, ()))
+        slots = whole_batch.slots(image)
+        other, label = (tensor[slots % len(tensor)] for tensor in (other, label))
+        inverse = (slots + first) % 2 == 1  # every other image, so that a batch of one has both
         taken = inside ^ inverse.view(-1, *[1] * len(size))  # (B, *S): pixels of the other image
         logits = self.network(torch.where(taken.unsqueeze(1), other, image))
         own = self.of_each(logits, mask.masked_fill(taken, -1))
@@ -78,7 +83,8 @@ class BCP(TeacherStudentMethod):
     def of_each(self, logits: Tensor, mask: Tensor) -> Tensor:
         """The supervised loss of each image by itself, averaged: a box has fewer pixels than what is around it."""
         pairs = zip(torch.split(logits, 1), torch.split(mask, 1), strict=True)
-        return torch.stack([self.supervised_loss(*pair) for pair in pairs]).mean()
+        with whole_batch.alone():
+            return torch.stack([self.supervised_loss(*pair) for pair in pairs]).mean()
 
     @torch.no_grad()
     def decisions(self, image: Tensor) -> Tensor:

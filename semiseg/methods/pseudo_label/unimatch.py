@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from semiseg import whole_batch
 from semiseg.components.mixing import cutmix_boxes
-from semiseg.components.perturbations import strong_view
+from semiseg.components.perturbations import FeatureDropout, strong_view
 from semiseg.errors import check_number
 from semiseg.losses import probabilities, soft_dice
 from semiseg.methods.semi_supervised import SemiSupervisedMethod
@@ -35,11 +36,10 @@ class UniMatch(SemiSupervisedMethod):
     def __init__(self, confidence: float = 0.95, view_weights: tuple[float, float] = (0.5, 0.5), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_number("--model.confidence", confidence, 0, 1)
-        for weight in view_weights:
-            check_number("--model.view_weights", weight, 0)
+        check_number("--model.view_weights", view_weights, 0, 1e6)
         self.confidence = confidence
         self.view_weights = view_weights
-        self.drop_channels = {2: nn.Dropout2d, 3: nn.Dropout3d}[self.spatial_dims](0.5)
+        self.drop_channels = FeatureDropout({2: nn.Dropout2d, 3: nn.Dropout3d}[self.spatial_dims](0.5))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Supervised loss + weight x weighted Dice losses of the views."""
@@ -58,8 +58,8 @@ class UniMatch(SemiSupervisedMethod):
         for _ in range(2):
             box = cutmix_boxes(image)
             view = strong_view(image)
-            views.append(torch.where(box.unsqueeze(1), view.roll(1, 0), view))
-            labels.append(torch.where(box, label.roll(1, 0), label))
+            views.append(torch.where(box.unsqueeze(1), whole_batch.rolled(view), view))
+            labels.append(torch.where(box, whole_batch.rolled(label), label))
         strong = soft_dice(self.network(torch.cat(views)), torch.cat(labels), smooth=SMOOTH)
         self.seen = {
             "image": image, "pseudo-label": decision, "uncertainty": 1 - confidence, "used": label >= 0,
