@@ -166,7 +166,7 @@ def test_a_cell_is_done_with_tests_of_its_present_checkpoints(tmp_path: Path) ->
         CaseTable([row]).write_csv(cell.folder / name)
     folder.update_status(best_step=6, test=tests)
     assert is_done(cell)
-    for changes in ({"best_step": 10}, {"step": 20}, {"test": {}}, {"test": []}, {"test": {**tests, "last-native": 3}}):
+    for changes in ({"best_step": 10}, {"step": 20}, {"test": {}}, {"test": {**tests, "last-native": 3}}):
         kept = folder.status
         folder.update_status(**changes)
         assert not is_done(cell), changes
@@ -238,7 +238,7 @@ def test_a_damaged_status_stops_nothing_else(tmp_path: Path) -> None:
     (a.folder / "status.json").write_text("null")
     failed, _ = run([a, b], engine := Pretending())
     assert list(failed) == [a.folder]
-    assert "status.json: not valid JSON; delete it" in failed[a.folder]
+    assert "status.json: does not hold a run's status; delete it" in failed[a.folder]
     assert engine.started == ["b"]
 
 
