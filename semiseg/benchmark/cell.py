@@ -25,10 +25,9 @@ from semiseg.escaping import printable
 from semiseg.evaluation.cases import CaseTable
 from semiseg.evaluation.controls import score_controls
 from semiseg.files import parse_yaml, read_yaml, take_lock
-from semiseg.report.runs import why_stale
 from semiseg.running.configs import find_configs
 from semiseg.running.folder import RunFolder, provenance
-from semiseg.running.results import cases_name
+from semiseg.running.results import cases_name, why_stale
 from semiseg.trust import foreign_modules
 
 BUSY = 75  # exit code: another process is at work on this cell
@@ -69,7 +68,7 @@ def _lacks(cell: Cell, status: Mapping[str, Any]) -> bool:
 
 def _must_test(folder: RunFolder, status: Mapping[str, Any], key: str) -> bool:
     """Whether a test has no result, one of another checkpoint, or no table that can be read."""
-    if not isinstance(_mapping(status.get("test")).get(key), Mapping) or why_stale(status, key):
+    if not isinstance(_mapping(status.get("test")).get(key), Mapping) or why_stale(folder, status, key):
         return True
     try:
         return not len(CaseTable.read_csv(folder.path / f"{cases_name(key)}.csv"))

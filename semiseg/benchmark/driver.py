@@ -79,7 +79,7 @@ class Driver:
 
     def __init__(self, cells: Sequence[Cell], engine: Engine, tell: Callable[[str], None]) -> None:
         self.engine = engine
-        self.tell = lambda line: tell(printable(line))
+        self.tell: Callable[[str], None] = lambda line: tell(printable(line))
         self.attempts: dict[Path, int] = defaultdict(int)
         self.not_before: dict[Path, float] = {}
         self.remind: dict[Path, float] = {}  # when to say that a cell is another's

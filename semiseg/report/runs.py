@@ -25,7 +25,8 @@ from semiseg.report.checks import (
     read_content,
     read_curve,
 )
-from semiseg.running.results import cases_name, is_result
+from semiseg.running.folder import RunFolder
+from semiseg.running.results import cases_name, is_result, why_stale
 
 PER_CASE = ("dice", "jaccard", "hd95", "asd")
 MARKS = ("config.yaml", "status.json", "cases.csv")  # a folder that holds one of them is a run's
@@ -195,23 +196,6 @@ def _folders(root: Path, others: list[tuple[str, str]]) -> Iterator[Path]:
             )
 
 
-def why_stale(status: Mapping[str, Any], key: str) -> str | None:
-    """Why the result of a test is not one of the checkpoint that the run has now; None where it is.
-
-    None also where the test recorded no step, as those of earlier versions.
-
-    Args:
-        status: content of the run's `status.json`.
-        key: key of the test in it.
-    """
-    which = "best" if key.startswith("best-") else "last"
-    tested = status["test"][key].get("step")
-    now = status.get("best_step" if which == "best" else "step")
-    if tested is None or tested == now:
-        return None
-    return f"tested at step {tested}, trained on since: its {which} checkpoint is of step {now} now"
-
-
 def _read(path: Path) -> Run | None:
     """The tested run of a folder; None for first stages and cells of controls, which are not tested.
 
@@ -244,7 +228,7 @@ def _read(path: Path) -> Run | None:
     remarks = []
     for key, result in list(results.items()):
         result.whole("step", default=None)
-        if reason := why_stale(status.values, key):
+        if reason := why_stale(RunFolder(path), status.values, key):
             if key in keys:
                 raise UserError(f"{reason}; {again} makes its test anew")
             remarks.append(f"{cases_name(key)}: {reason}; {again} --checkpoint last makes its test anew")

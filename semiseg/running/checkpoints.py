@@ -88,6 +88,29 @@ def fingerprint(path: Path) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
+def check_complete(folder: RunFolder, has_best: bool) -> None:
+    """Check that a run that is done has left everything.
+
+    Args:
+        folder: its folder.
+        has_best: whether its method has a best checkpoint.
+
+    Raises:
+        UserError: a file, or the folder, was removed since, or a checkpoint is damaged.
+    """
+    if not folder.path.is_dir():
+        raise folder.gone()
+    checkpoints = [folder.checkpoint(which) for which in ("best", "last")[not has_best :]]
+    for file in (folder.config, folder.split, folder.path / "metrics.csv", *checkpoints):
+        if not file.is_file():
+            raise UserError(
+                f"{folder.path}: the run is done but {file.relative_to(folder.path)} is missing; restore it, or delete "
+                "the folder to train again"
+            )
+    for path in checkpoints:
+        fingerprint(path)
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of this package on the CPU as plain values and finite tensors; these stay in the file.
 
@@ -139,9 +162,15 @@ def restore(model: LightningModule, path: Path) -> tuple[int, str | None]:
             f"{path}: belongs to another network than this run's{f' ({name[1]} differs)' if name else ''}; put the "
             f"run's own {path.name} back, or use --experiment NAME for a new run"
         ) from error
-    callbacks = content.get("callbacks")
-    state = callbacks.get("KeepBestAndLast") if isinstance(callbacks, dict) else None
-    digest = state.get("digest") if isinstance(state, dict) else None
+    method = str(content["hyper_parameters"].get("_class_path", "")).rpartition(".")[2]
+    if method not in ("", type(model).__name__):
+        raise UserError(
+            f"{path}: belongs to {method}, and this run to {type(model).__name__}; put the run's own {path.name} back"
+        )
+    state = content.get("callbacks", {}).get("KeepBestAndLast")
+    if not (isinstance(state, dict) and content.get("loops") and content.get("optimizer_states")):
+        raise UserError(f"{path}: lacks what training goes on from; restore it, or use --experiment NAME for a new run")
+    digest = state.get("digest")
     return int(content["global_step"]), str(digest) if digest else None
 
 
@@ -181,7 +210,7 @@ class KeepBestAndLast(Checkpoint):
         """
         kinds = {"best_dice": (float, NoneType), "best_step": (int,), "processes": (int, NoneType)}
         if odd := [name for name, kind in kinds.items() if type(state_dict.get(name, "")) not in kind]:
-            raise UserError(f"{self.folder.checkpoint('last')}: its {odd[0]} is damaged; delete it to train afresh")
+            raise UserError(f"{self.folder.checkpoint('last')}: its {odd[0]} is damaged; delete it to train again")
         self.best_dice, self.best_step = state_dict["best_dice"], state_dict["best_step"]
         self.processes = state_dict["processes"]
 

@@ -293,16 +293,6 @@ class RunFolder:
             raise UserError(f"{self.split}: is damaged, its hash is not that of its lists; {_RESTORE}")
         return dict(content)
 
-    def missing(self, has_best: bool) -> str | None:
-        """The first file of a run that is done which is not there.
-
-        Args:
-            has_best: the run's method has a best checkpoint.
-        """
-        best = [self.checkpoint("best")] if has_best else []
-        files = (self.config, self.split, self.path / "metrics.csv", *best, self.checkpoint("last"))
-        return next((str(file.relative_to(self.path)) for file in files if not file.is_file()), None)
-
     @staticmethod
     def _write(path: Path, text: str) -> None:
         with atomic_path(path) as temporary:

@@ -33,13 +33,13 @@ from semiseg.running.callbacks import (
     StopAtNaN,
     ValidationPanels,
 )
-from semiseg.running.checkpoints import AtomicCheckpointIO, KeepBestAndLast, fingerprint, restore
+from semiseg.running.checkpoints import AtomicCheckpointIO, KeepBestAndLast, check_complete, restore
 from semiseg.running.checks import check_arguments, check_callbacks, check_fit, check_options
 from semiseg.running.configs import arguments_of, config_folder, find_configs, one_budget, weights_of
 from semiseg.running.folder import RunFolder, provenance
 from semiseg.running.launcher import replace_launcher
 from semiseg.running.loggers import MetricsCSV, finish_wandb, wandb_logger, wandb_mode
-from semiseg.running.processes import Stopped, Watch
+from semiseg.running.processes import Stopped, Watch, of_a_peer
 from semiseg.running.results import WriteResults, key_of
 from semiseg.trust import add_trust_option, foreign_modules
 
@@ -171,7 +171,8 @@ class SemisegCLI(LightningCLI):
             self.csv = MetricsCSV(self.folder.path / "metrics.csv")
             self.keeper = KeepBestAndLast(self.folder, self.csv)
             loggers += [self.csv]
-            own += [HandleSignals(self.watch)]
+            self.handler = HandleSignals(self.watch)
+            own += [self.handler]
             own += [LearningRateMonitor("step"), ValidationPanels(self.folder), StepPanels(self.folder), self.keeper]
             steps = config.trainer.max_steps
             if config.labeled_epochs:
@@ -238,12 +239,7 @@ class SemisegCLI(LightningCLI):
             folder.adopt(self.config_text, data.split_text(self.model.streams))
         self.folder = folder
         if folder.status.get("state") == "done":
-            if missing := folder.missing(self.model.monitor is not None):
-                raise UserError(
-                    f"{folder.path}: the run is done but {missing} is missing; restore it, or delete the folder to "
-                    "train again"
-                )
-            fingerprint(folder.checkpoint("last"))  # says what is wrong
+            check_complete(folder, self.model.monitor is not None)
             rank_zero_only(print)(f"done already: {folder.path}\n{self._next_step}")
             raise SystemExit(0)
         if folder.checkpoint("last").exists():
@@ -287,6 +283,8 @@ class SemisegCLI(LightningCLI):
     def before_fit(self) -> None:
         """Go on from the last checkpoint, if there is one."""
         if self.last_step is not None:
+            if self.last_step > self.trainer.max_steps:
+                raise UserError(f"{self.folder.checkpoint('last')}: step {self.last_step} is beyond the budget")
             if _rank() == 0:
                 self.csv.go_on(self.last_step, self.metrics_digest)
             self.config_init["fit"].ckpt_path = str(self.folder.checkpoint("last"))
@@ -306,21 +304,23 @@ class SemisegCLI(LightningCLI):
         try:
             self.trainer.fit(**kwargs)
         except BaseException as error:
+            if self.last_step is not None and not self.handler.has_started and self._is_of_a_damaged_state(error):
+                reason = f"training cannot go on from it ({error}); restore it, or use --experiment NAME"
+                error = UserError(f"{self.folder.checkpoint('last')}: {reason}")
             ended = self.watch.end(error)
             if isinstance(error, Stopped) or self.trainer.world_size > 1:
                 raise ended from error
-            raise
+            raise error
         if self.trainer.is_global_zero:
             self.watch.wait_for_children()
-            if not self.folder.path.is_dir():
-                raise self.folder.gone()
-            if missing := self.folder.missing(self.model.monitor is not None):
-                raise UserError(
-                    f"{self.folder.path}: {missing} was removed while the run went on; delete the folder to train again"
-                )
+            check_complete(self.folder, self.model.monitor is not None)
             size = sum(parameter.numel() for parameter in self.model.network.parameters())
             self.folder.update_status(state="done", parameters=size, **self.keeper.progress(self.trainer))
             print(f"done: {self.folder.path}\n{self._next_step}")
+
+    def _is_of_a_damaged_state(self, error: BaseException) -> bool:
+        """Whether the state of an optimizer, a schedule or a loop is not what was saved: Lightning raises anything."""
+        return isinstance(error, Exception) and self.watch.describe(error) is None and not of_a_peer(error)
 
     def before_test(self) -> None:
         """Take the checkpoint that is to be tested."""

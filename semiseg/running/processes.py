@@ -237,7 +237,7 @@ class Watch:
             self._ending = True
         if isinstance(error, Stopped) and self._cause is not None:
             cause = self._cause
-        elif _of_a_peer(error):
+        elif of_a_peer(error):
             cause = self._end_of_a_peer()
         elif (message := self.describe(error)) is not None:
             cause = Cause(2, message)
@@ -289,7 +289,7 @@ def _how(who: str, code: int) -> tuple[int, str]:
     return code, f"{who} ended with exit code {code}; {GO_ON}"
 
 
-def _of_a_peer(error: BaseException) -> bool:
+def of_a_peer(error: BaseException) -> bool:
     """Whether a collective operation failed because another process is gone."""
     text = str(error).lower()
     words = ("gloo", "nccl", "connection closed by peer", "connection reset", "socket", "store")
