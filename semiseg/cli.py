@@ -11,7 +11,7 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 
-from semiseg.errors import UserError
+from semiseg.errors import UserError, one_line
 from semiseg.running.processes import Ended, Stopped, Watch
 
 HELP = """usage: semiseg COMMAND ...
@@ -93,6 +93,8 @@ def _message(error: BaseException, args: Sequence[str]) -> str | None:
     for said, advice in _TORCH.items():
         if re.search(said, text):
             return advice
+    if isinstance(error, ImportError):  # of an option, such as a callback that needs a package
+        return f"{text[:200]}; install it, or leave the option out that needs it"
     if isinstance(error, OSError) and error.strerror is not None:
         return f"{error.filename or 'operating system'}: {error.strerror}"
     return None
@@ -146,5 +148,5 @@ def _be_quiet() -> None:
 def _complain(error: BaseException, message: str, code: int = 2) -> int:
     if os.environ.get("SEMISEG_TRACEBACK"):  # for developers
         raise error
-    print(f"semiseg: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"semiseg: error: {one_line(message)}", file=sys.stderr)
     return code

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -25,8 +26,27 @@ from semiseg.errors import UserError
 
 MAX_BYTES = 64 * 2**20  # of a text file
 MAX_DEPTH = 50  # of lists and mappings inside each other
-MAX_NODES = 200_000  # of a YAML file, its aliases expanded
 TEMPORARY = ".semiseg-"  # start of the names of temporary files
+_UMASK = os.umask(0o077)  # it can be read only by setting it, which is safe as long as there is one thread
+os.umask(_UMASK)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a YAML text may hold.
+
+    Args:
+        values: texts, numbers, lists and mappings in all, aliases expanded.
+        items: entries of one list.
+    """
+
+    values: int = 200_000
+    items: int = 200_000
+
+
+OPTIONS = Bounds(
+    values=5000, items=300
+)  # of a configuration: the parser's time grows with the square of a list's length
 
 
 def import_from_here() -> None:
@@ -86,9 +106,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes it private
+        temporary.chmod(0o666 & ~_UMASK)  # mkstemp makes it private
         os.replace(temporary, target)
     except OSError as error:
         raise UserError(
@@ -153,29 +171,30 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: is not valid JSON ({error})") from error
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, bounds: Bounds = Bounds()) -> Any:
     """Content of a YAML file, plain types only.
 
     Raises:
         FileNotFoundError: there is no such file.
         UserError: as `read_text` and `parse_yaml`.
     """
-    return parse_yaml(read_text(path, limit=4 * 2**20), str(path))
+    return parse_yaml(read_text(path, limit=4 * 2**20), str(path), bounds)
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str, bounds: Bounds = Bounds()) -> Any:
     """YAML text as plain types.
 
     Args:
         text: the text.
         where: file or option that holds it, for messages.
+        bounds: what it may hold.
 
     Raises:
         UserError: it is not valid YAML, is nested too deeply, expands to too many values, refers to itself, has a key
             twice, or holds a number that YAML reads in another base than people do (`0777` is 511).
     """
     try:
-        _check_yaml(text, where)
+        check_yaml(text, where, bounds)
         return yaml.load(text, _UniqueKeys)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -200,17 +219,25 @@ class _UniqueKeys(_Loader):  # type: ignore[misc]
         return cast(dict[Any, Any], super().construct_mapping(node, deep))
 
 
-def _check_yaml(text: str, where: str) -> None:
-    """Count depth and values from the parser's events, before anything is built from them."""
+def check_yaml(text: str, where: str, bounds: Bounds) -> None:
+    """Count depth and values of YAML text from the parser's events; nothing is built from them.
+
+    Raises:
+        UserError: as `parse_yaml`, but for invalid YAML.
+        yaml.YAMLError: it is not valid YAML.
+    """
     sizes: dict[str, tuple[int, int]] = {}  # values and depth behind each anchor
-    stack: list[list[Any]] = [[None, 0, 0]]  # anchor, values, depth of each open list or mapping
+    stack: list[list[Any]] = [[None, 0, 0, 0]]  # anchor, values, depth, entries of each open list or mapping
     for event in yaml.parse(text, _Loader):
         line = event.start_mark.line + 1
         if isinstance(event, yaml.CollectionStartEvent):
-            stack.append([event.anchor, 1, 1])
+            stack[-1][3] += 1
+            stack.append([event.anchor, 1, 1, 0])
             values, depth = 0, len(stack)
         elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, values, depth = stack.pop()
+            anchor, values, depth, entries = stack.pop()
+            if isinstance(event, yaml.SequenceEndEvent) and entries > bounds.items:
+                raise UserError(f"{where}, line {line}: a list of {entries} values, more than {bounds.items}")
             sizes[anchor] = values, depth
             depth += 1
         elif isinstance(event, yaml.AliasEvent):
@@ -218,8 +245,10 @@ def _check_yaml(text: str, where: str) -> None:
                 raise UserError(f"{where}, line {line}: *{event.anchor} refers to itself or to nothing; write it out")
             values, depth = sizes[event.anchor]
             depth += 1
+            stack[-1][3] += 1
         elif isinstance(event, yaml.ScalarEvent):
             values, depth = 1, 1
+            stack[-1][3] += 1
             sizes[event.anchor] = values, depth
             if event.implicit[0] and _OTHER_BASE.fullmatch(event.value):
                 raise UserError(
@@ -232,8 +261,8 @@ def _check_yaml(text: str, where: str) -> None:
         stack[-1][2] = max(stack[-1][2], depth)
         if max(depth, len(stack)) > MAX_DEPTH:
             raise UserError(f"{where}, line {line}: lists and mappings are nested more than {MAX_DEPTH} deep")
-        if sum(entry[1] for entry in stack) > MAX_NODES:
-            raise UserError(f"{where}, line {line}: holds more than {MAX_NODES} values")
+        if sum(entry[1] for entry in stack) > bounds.values:
+            raise UserError(f"{where}, line {line}: holds more than {bounds.values} values")
 
 
 def read_table(path: Path, required: Sequence[str]) -> list[dict[str, str]]:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from semiseg.benchmark.cell import is_done
 from semiseg.benchmark.driver import Driver, Progress, minutes_left, step_seconds, steps_made
 from semiseg.benchmark.engines import Engine, LocalEngine, Share, make_engine
 from semiseg.benchmark.grid import check_option, read_grid
+from semiseg.benchmark.options import check_options
 from semiseg.benchmark.plan import Cell, Plan, pairs
 from semiseg.data import SegmentationDataModule
 from semiseg.data.command import data_parser
 from semiseg.data.splits import make_split
 from semiseg.errors import OneLineParser, UserError, check_number
+from semiseg.escaping import printable
 from semiseg.files import import_from_here
 from semiseg.running.configs import find_configs
 
@@ -54,9 +57,13 @@ def benchmark_command(args: Sequence[str]) -> int:
     parser.add_argument("--address", help="of a Ray cluster; default: this machine")
     parser.add_argument("--local", action="store_true", help="processes of this machine, even if Ray is installed")
     options, extra = parser.parse_known_args(args)
-    for name, least in (("workers", 1), ("cpus", 1), ("gpus", 0), ("measure", 1)):
+    for name, least, most in (("workers", 1, 10_000), ("cpus", 1, 1000), ("gpus", 0, 1000), ("measure", 1, 100_000)):
         if (value := getattr(options, name)) is not None:
-            check_number(f"--{name}", value, least)
+            check_number(f"--{name}", value, least, most)
+    if 0 < options.gpus < 0.01 or (options.gpus > 1 and not options.gpus.is_integer()):
+        raise UserError(f"--gpus {options.gpus:g}: use a whole number, or a share of one from 0.01")
+    if options.local and options.address:
+        raise UserError("--address is of a Ray cluster, and --local means processes of this machine; leave one out")
     if options.measure is not None and not options.dry_run:
         raise UserError("--measure goes with --dry-run")
     extra = [part for argument in extra for part in (argument.split("=", 1) if argument[:2] == "--" else [argument])]
@@ -69,17 +76,26 @@ def benchmark_command(args: Sequence[str]) -> int:
     import_from_here()
     plan = Plan(read_grid(options.grid), options.runs_dir, options.data_dir, extra)
     cells = _cells(plan)
-    share = Share(options.cpus, options.gpus)
+    check_options({cell.method: cell.arguments for cell in reversed(cells) if not cell.controls})
+    processes = max((cell.processes for cell in cells), default=1)
+    share = Share(options.cpus, max(options.gpus, processes) if options.gpus else 0.0, processes)
     if options.dry_run:
-        _print_plan(cells, options.workers or LocalEngine(None, share).workers, _measure(cells, share, options.measure))
+        measured = _measure(cells, share, options.measure)
+        _print_plan(cells, options.workers or LocalEngine(None, share).workers, measured)
         return 0
     _check_writable(plan.runs_dir / plan.grid.experiment)
-    engine = (
-        LocalEngine(options.workers, share) if options.local else make_engine(options.address, options.workers, share)
-    )
+    engine: Engine
+    if options.local:
+        engine = LocalEngine(options.workers, share)
+    else:
+        engine = make_engine(options.address, options.workers, share)
+    return _run(cells, engine, plan, start)
+
+
+def _warn_of_too_few_cores(engine: Engine, share: Share) -> None:
+    """Say that the runs wait for each other, where there are more than this machine has cores for."""
     if isinstance(engine, LocalEngine) and engine.workers * share.cpus > (cores := len(os.sched_getaffinity(0))):
         print(f"{engine.workers} runs with {share.cpus} cores each on {cores} cores wait for each other: lower --cpus")
-    return _run(cells, engine, plan, start)
 
 
 def _check_writable(folder: Path) -> None:
@@ -117,9 +133,10 @@ def _cells(plan: Plan) -> list[Cell]:
 
 def _run(cells: list[Cell], engine: Engine, plan: Plan, start: float) -> int:
     """Carry out what is left, showing how far it is."""
+    _warn_of_too_few_cores(engine, engine.share)
     console = Console()
     live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-    driver = Driver(cells, engine, console.print if live else lambda line: print(line, flush=True))
+    driver = Driver(cells, engine, partial(console.print, markup=False) if live else partial(print, flush=True))
     before = len(driver.progress.done)
     print(f"{len(cells)} cells, {before} done before; {engine.workers} at a time", flush=True)
     try:
@@ -128,16 +145,13 @@ def _run(cells: list[Cell], engine: Engine, plan: Plan, start: float) -> int:
                 failed = driver.run(lambda state: live.update(_table(state, engine.workers), refresh=True))
         else:
             failed = driver.run(_TellTimeLeft(engine.workers))
-    except KeyboardInterrupt:
-        print("stopping; the same command goes on from the last checkpoints", file=sys.stderr, flush=True)
-        raise
     finally:
         engine.close()
     console.print(_table(driver.progress, engine.workers))
     folder = plan.runs_dir / plan.grid.experiment
     print(f"{len(driver.progress.done)} of {len(cells)} cells done, {(time.monotonic() - start) / 60:.1f} min")
     for path, reason in failed.items():
-        print(f"failed: {path}: {reason}")
+        print(printable(f"failed: {path}: {reason}"))
     print(f"next: semiseg report {folder} --output {folder}/report")
     return 1 if failed else 0
 
@@ -180,8 +194,13 @@ def _table(state: Progress, workers: int) -> Table:
         done = sum(cell.folder in state.done for cell in cells)
         failed = sum(cell.folder in state.failed for cell in cells)
         running = [_running(state, cell) for cell in cells if cell.folder in state.running]
-        table.add_row(dataset, method, f"{done}/{len(cells)}", str(failed or ""), "\n".join(running))
+        table.add_row(_plain(dataset), _plain(method), f"{done}/{len(cells)}", str(failed or ""), "\n".join(running))
     return table
+
+
+def _plain(name: str) -> str:
+    """A name that neither a terminal nor Rich takes for more than its letters."""
+    return escape(printable(name))
 
 
 def _running(state: Progress, cell: Cell) -> str:
@@ -204,9 +223,10 @@ def _measure(cells: list[Cell], share: Share, steps: int | None) -> dict[tuple[s
             if cell.after is None and not cell.controls and (cell.dataset, cell.method) not in measured:
                 place = Path(folder, *cell.folder.parts[-5:])
                 arguments = (*cell.arguments, *short, "--runs_dir", folder)
-                trials.setdefault((cell.dataset, cell.method), Cell(place, arguments, {}, steps, cell.digest))
-        engine = LocalEngine(1, share)
-        failed = Driver(list(trials.values()), engine, print).run(lambda state: None)
+                trial = Cell(place, arguments, {}, steps, cell.digest, processes=cell.processes)
+                trials.setdefault((cell.dataset, cell.method), trial)
+        with contextlib.closing(LocalEngine(1, share)) as engine:
+            failed = Driver(list(trials.values()), engine, print).run(lambda state: None)
         if failed:
             raise UserError(f"a run of {steps} steps failed: {next(iter(failed.values()))}")
         return {**measured, **step_seconds(list(trials.values()))}
@@ -214,21 +234,22 @@ def _measure(cells: list[Cell], share: Share, steps: int | None) -> dict[tuple[s
 
 def _print_plan(cells: list[Cell], workers: int, measured: dict[tuple[str, str], float]) -> None:
     """The cells by data set and method, with their steps and time."""
-    table = Table(title=f"{len(cells)} cells, {sum(is_done(cell) for cell in cells)} done")
+    done = {cell.folder for cell in cells if is_done(cell)}
+    table = Table(title=f"{len(cells)} cells, {len(done)} done")
     for column in ("data set", "method", "cells", "left", "steps each", "minutes each"):
         table.add_column(column, justify="left" if column in ("data set", "method") else "right", overflow="fold")
     groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in cells:
         groups[cell.dataset, cell.method].append(cell)
     for (dataset, method), group in groups.items():
-        left = [cell for cell in group if not is_done(cell)]
+        left = [cell for cell in group if cell.folder not in done]
         steps = sorted({cell.steps for cell in group})
         span = str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
         pace = measured.get((dataset, method)) or measured.get((dataset, ""))
         each = "?" if pace is None and steps[-1] else f"{(pace or 0) * sum(steps) / len(steps) / 60:.1f}"
-        table.add_row(dataset, method, str(len(group)), str(len(left)), span, each)
+        table.add_row(_plain(dataset), _plain(method), str(len(group)), str(len(left)), span, each)
     Console().print(table)
-    total = minutes_left([cell for cell in cells if not is_done(cell)], measured, workers)
+    total = minutes_left([cell for cell in cells if cell.folder not in done], measured, workers)
     if total is None:
         print("nothing was measured yet: --dry-run --measure 20 trains each method for 20 steps to estimate the time")
     else:

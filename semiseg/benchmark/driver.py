@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from semiseg.benchmark.cell import BUSY, is_done, last_lines
+from semiseg.benchmark.cell import BUSY, carried_out, is_done, last_lines
 from semiseg.benchmark.engines import Engine, why
 from semiseg.benchmark.plan import Cell
 from semiseg.errors import UserError
+from semiseg.escaping import printable
 from semiseg.running.folder import RunFolder
 
 ATTEMPTS = 2
 PATIENCE = 5.0  # seconds between looks at cells that another grid is at work on
+REMINDER = 300.0  # seconds between lines about such a cell
 
 
 @dataclass
@@ -47,9 +49,23 @@ def _status(cell: Cell) -> dict[str, Any]:
         return {}
 
 
+def _number(values: Mapping[str, Any], key: str) -> float:
+    """A number of at least 0 from a status; 0 where there is none."""
+    value = values.get(key)
+    return value if isinstance(value, int | float) and 0 < value < 1e15 else 0
+
+
+def _is_done(cell: Cell) -> bool:
+    """Whether a cell is done; one that cannot say is carried out, which says why."""
+    try:
+        return is_done(cell)
+    except UserError:
+        return False
+
+
 def steps_made(cell: Cell) -> int:
     """Steps of a run at its last validation."""
-    return int(_status(cell).get("step", 0))
+    return int(_number(_status(cell), "step"))
 
 
 class Driver:
@@ -63,9 +79,10 @@ class Driver:
 
     def __init__(self, cells: Sequence[Cell], engine: Engine, tell: Callable[[str], None]) -> None:
         self.engine = engine
-        self.tell = tell
+        self.tell: Callable[[str], None] = lambda line: tell(printable(line))
         self.attempts: dict[Path, int] = defaultdict(int)
         self.not_before: dict[Path, float] = {}
+        self.remind: dict[Path, float] = {}  # when to say that a cell is another's
         self.progress = Progress(cells)
         for cell in cells:
             try:
@@ -87,7 +104,8 @@ class Driver:
         while state.waiting or state.running:
             self._start()
             refresh(state)
-            if not state.running:
+            if not state.running and state.waiting:
+                self._give_up_what_cannot_begin()
                 time.sleep(seconds)  # all that is left is being carried out by another grid
             for cell, code in self.engine.wait(seconds) if state.running else ():
                 self._end(cell, code)
@@ -103,18 +121,24 @@ class Driver:
             if cell.after in state.failed:
                 state.waiting.remove(cell)
                 state.failed[cell.folder] = f"its first stage failed: {cell.after}"
-            elif is_done(cell):  # by another grid
-                self._finish(cell)
-            elif (cell.after is None or cell.after in state.done) and self.not_before.get(
-                cell.folder, 0
-            ) <= time.time():
+            elif _is_done(cell):  # by another grid
+                state.waiting.remove(cell)
+                state.done.add(cell.folder)
+            elif self._may_begin(cell) and self.not_before.get(cell.folder, 0.0) <= time.monotonic():
                 state.waiting.remove(cell)
                 state.running[cell.folder] = cell, time.monotonic()
                 self.engine.start(cell)
 
-    def _finish(self, cell: Cell) -> None:
-        self.progress.waiting.remove(cell)
-        self.progress.done.add(cell.folder)
+    def _may_begin(self, cell: Cell) -> bool:
+        return cell.after is None or cell.after in self.progress.done
+
+    def _give_up_what_cannot_begin(self) -> None:
+        """Let cells fail that nothing is left to be waited for, however that came about."""
+        state = self.progress
+        if not any(self._may_begin(cell) for cell in state.waiting):
+            for cell in state.waiting:
+                state.failed[cell.folder] = f"waits for {cell.after}, which is neither done nor being carried out"
+            state.waiting.clear()
 
     def _end(self, cell: Cell, code: int) -> None:
         """Note how a cell ended; let it be tried again where it failed or another process had it."""
@@ -125,8 +149,12 @@ class Driver:
             state.done.add(cell.folder)
             self.tell(f"[{len(state.done)}/{len(state.cells)}] {cell.name}: {minutes:.1f} min{_result(cell)}")
         elif code == BUSY:
-            self.not_before[cell.folder] = time.time() + PATIENCE
+            now = time.monotonic()
+            self.not_before[cell.folder] = now + PATIENCE
             state.waiting.append(cell)
+            if now >= self.remind.setdefault(cell.folder, now + REMINDER):
+                self.remind[cell.folder] = now + REMINDER
+                self.tell(f"waiting for {cell.name}: another process is at work in {cell.folder}")
         else:
             self.attempts[cell.folder] += 1
             reason = "; ".join(filter(None, (last_lines(cell) if code > 0 else "", why(code))))
@@ -140,8 +168,8 @@ class Driver:
 
 def _result(cell: Cell) -> str:
     """The validation score that a run reached, if it has one."""
-    dice = _status(cell).get("best_val_dice")
-    return f", val/dice {dice:.4f}" if dice is not None else ""
+    status = _status(cell)
+    return f", val/dice {_number(status, 'best_val_dice'):.4f}" if status.get("best_val_dice") is not None else ""
 
 
 def step_seconds(cells: Sequence[Cell]) -> dict[tuple[str, str], float]:
@@ -149,8 +177,9 @@ def step_seconds(cells: Sequence[Cell]) -> dict[tuple[str, str], float]:
     measured = defaultdict(list)
     for cell in cells:
         status = _status(cell)
-        seconds, steps = max(status.get("cell", {}).get("seconds", 0), status.get("seconds", 0)), status.get("step")
-        if seconds and steps and status.get("cell", {}).get("digest") == cell.digest:
+        seconds = max(_number(carried_out(status), "seconds"), _number(status, "seconds"))
+        steps = _number(status, "step")
+        if seconds and steps and carried_out(status).get("digest") == cell.digest:
             measured[cell.dataset, cell.method].append(seconds / steps)
             measured[cell.dataset, ""].append(seconds / steps)
     return {key: fmean(values) for key, values in measured.items()}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any, Protocol
@@ -24,18 +26,26 @@ class Share:
     """What one run gets.
 
     Args:
-        cpus: processor cores.
+        threads: processor cores of each of its processes.
         gpus: GPUs; 0.5 lets two runs share one.
+        processes: processes of the run.
     """
 
-    cpus: int = 1
+    threads: int = 1
     gpus: float = 0.0
+    processes: int = 1
+
+    @property
+    def cpus(self) -> int:
+        """Processor cores of all its processes."""
+        return self.threads * self.processes
 
 
 class Engine(Protocol):
     """Carries out cells, each in a process of its own, so that a crash takes nothing else along."""
 
     workers: int
+    share: Share
 
     def start(self, cell: Cell) -> None:
         """Begin a cell; at most `workers` at a time."""
@@ -47,38 +57,49 @@ class Engine(Protocol):
         """Stop what is running; a run stopped so goes on from its last checkpoint."""
 
 
+GRACE = 10.0  # seconds that a run has to stop by itself
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["semiseg.benchmark.cell", "semiseg.running.lightning_cli", "monai.inferers"])
 
 
-def _start_process(cell: Cell, cpus: int, gpus: str) -> Any:
+def _start_process(cell: Cell, threads: int, gpus: str) -> Any:
     """A process for a cell, forked from one that has imported everything already.
 
     Args:
         cell: the cell.
-        cpus: cores that it may use.
+        threads: processor threads that it may use.
         gpus: GPUs that it sees, as CUDA_VISIBLE_DEVICES has them.
     """
-    process = CONTEXT.Process(target=_process, args=(cell, cpus, gpus, os.getcwd()), name=cell.name)
+    process = CONTEXT.Process(target=_process, args=(cell, threads, gpus, os.getcwd()), name=cell.name)
     process.start()
     return process
 
 
-def _process(cell: Cell, cpus: int, gpus: str, folder: str) -> None:
-    """The main function of that process."""
+def _process(cell: Cell, threads: int, gpus: str, folder: str) -> None:
+    """The main function of that process, which leads a group of all processes that the cell starts."""
+    os.setpgid(0, 0)
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     os.chdir(folder)  # the process that it was forked from is where it was first started
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import_from_here()
-    sys.exit(run_cell(cell, cpus))
+    sys.exit(run_cell(cell, threads))
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it has ended, even by `kill -9`: nobody would wait for it."""
+    """End this process's group when the one that started it has ended, even by `kill -9`: nobody would wait for it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _end_group(process: Any) -> None:
+    """End a cell's process, if it still runs, and all that it started."""
+    process.kill()
+    with contextlib.suppress(ProcessLookupError):  # nothing is left
+        os.killpg(process.pid, signal.SIGKILL)
+    process.join()
 
 
 class LocalEngine:
@@ -100,7 +121,7 @@ class LocalEngine:
     def start(self, cell: Cell) -> None:
         """Start a process for a cell."""
         place = self.places.pop()
-        process = _start_process(cell, self.share.cpus, place)
+        process = _start_process(cell, self.share.threads, place)
         self.running[process.sentinel] = (process, cell, place)
 
     def wait(self, seconds: float) -> list[tuple[Cell, int]]:
@@ -109,17 +130,22 @@ class LocalEngine:
         for sentinel in connection.wait(list(self.running), seconds):
             process, cell, place = self.running.pop(sentinel)
             process.join()
+            _end_group(process)
             self.places.append(place)
             ended.append((cell, process.exitcode))
         return ended
 
     def close(self) -> None:
-        """End all processes, those that do not listen after ten seconds by force."""
-        for end in ("terminate", "kill"):
-            for process, _, _ in self.running.values():
-                getattr(process, end)()
-            for process, _, _ in self.running.values():
-                process.join(10)
+        """End all processes, those that do not listen after some seconds by force."""
+        processes = [process for process, _, _ in self.running.values()]
+        for process in processes:
+            process.terminate()
+        end = time.monotonic() + GRACE
+        for process in processes:
+            process.join(max(0.0, end - time.monotonic()))
+        for process in processes:
+            _end_group(process)
+        self.running.clear()
 
 
 def _gpu_places(gpus: float) -> list[str]:
@@ -203,9 +229,11 @@ def _run_on_ray(cell: Cell, share: Share, folder: str) -> int:
     """The task of a cell, on whichever machine: a process of its own too, so that imports are made once per worker."""
     os.chdir(folder)
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "") if share.gpus else ""
-    process = _start_process(cell, share.cpus, gpus)
+    process = _start_process(cell, share.threads, gpus)
     process.join()
-    return int(process.exitcode)
+    code = int(process.exitcode)
+    _end_group(process)
+    return code
 
 
 def make_engine(address: str | None, workers: int | None, share: Share) -> Engine:
@@ -226,8 +254,8 @@ def make_engine(address: str | None, workers: int | None, share: Share) -> Engin
 
 def why(code: int) -> str:
     """What an exit code says that the log may not."""
-    if code < 0:
-        name = signal.Signals(-code).name
-        hint = "; the system may have run out of memory" if -code == signal.SIGKILL else ""
-        return f"ended by {name}{hint}"
+    number = -code if code < 0 else code - 128  # as a shell has it
+    if number in signal.valid_signals():
+        hint = "; the system may have run out of memory" if number == signal.SIGKILL else ""
+        return f"ended by {signal.Signals(number).name}{hint}"
     return f"exit code {code}"

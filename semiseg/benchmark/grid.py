@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr
 from typing import Any
 
 from semiseg import methods
@@ -23,9 +25,13 @@ KEYS = (
 )
 # What the grid itself decides, and what would send a run elsewhere than its cell's folder.
 OF_THE_GRID = (
-    *("seed_everything", "runs_dir", "experiment", "method_name", "config", "model.network.weights"),
-    *("data.fold", "data.labeled_fraction", "data.labeled_count", "data.evaluation"),
+    *("seed_everything", "runs_dir", "experiment", "method_name", "config", "ckpt_path", "model.network.weights"),
+    *("data", "data.class_path", "data.fold", "data.labeled_fraction", "data.labeled_count", "data.evaluation"),
 )
+PRINTING = ("help", "h", "print_config", "print_shtab")
+MAX_NAME = 100  # characters
+MAX_COUNT = 10**6  # of patients; folds are fewer
+MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,11 @@ def check_option(where: str, key: str) -> str:
     """The short form of an option's name.
 
     Raises:
-        UserError: the grid decides about it.
+        UserError: the grid decides about it, or it is none of a run.
     """
     short = key.replace(".init_args", "")
+    if short.rpartition(".")[2] in PRINTING:
+        raise UserError(f"{where}: option {key}: prints something and runs nothing; leave it out")
     if short in OF_THE_GRID:
         raise UserError(
             f"{where}: option {key}: a grid decides that by its own keys (folds, seeds, starts, tests, ...)"
@@ -144,19 +152,21 @@ class _Reader:
         names = [stage.name for stage in first_stages]
         if twice := [name for name in names if names.count(name) > 1]:
             raise self.fail(f"first_stages: two are named {twice[0]}; give one a `name` of its own")
+        if SCRATCH in names:
+            raise self.fail(f"first_stages: none can be named {SCRATCH}, which stands for no first stage")
         grid = Grid(
             experiment=self.name("file name", self.path.stem),
             data=[self.entry("data", item) for item in self.values(content, "data")],
-            methods=[self.entry("methods", item, label) for item in self.values(content, "methods")],
+            methods=self.methods(content, label),
             first_stages={stage.name: stage for stage in first_stages},
-            starts=[str(start) for start in self.values(content, "starts", [SCRATCH])],
-            labels=self.numbers(content, label, int if counts else float),
+            starts=self.texts(content, "starts", [SCRATCH]),
+            labels=self.labels(content, label),
             counts=counts,
-            folds=self.numbers(content, "folds", int, [0]),
-            seeds=self.numbers(content, "seeds", int, [0]),
+            folds=self.numbers(content, "folds", int, 0, MAX_COUNT, [0]),
+            seeds=self.numbers(content, "seeds", int, 0, MAX_SEED, [0]),
             protocol=self.file("protocol", content.get("protocol", "honest")),
             options=self.options(content.get("options")),
-            tests=[str(test) for test in self.values(content, "tests", list(TESTS))],
+            tests=self.texts(content, "tests", list(TESTS)),
             controls=content.get("controls", True),
         )
         if not isinstance(grid.controls, bool):
@@ -181,27 +191,46 @@ class _Reader:
         if value is None or (value == [] and default != []):
             raise self.fail(f"{key} is missing; list at least one")
         if not isinstance(value, list):
-            raise self.fail(f"{key}: {value!r} is not a list; write [{value}]")
+            raise self.fail(f"{key}: {repr(value)} is not a list; write [{repr(value)}]")
         return value
 
+    def texts(self, content: Mapping[str, Any], key: str, default: list[Any] | None = None) -> list[str]:
+        """A list of different names."""
+        names = [str(value) for value in self.values(content, key, default)]
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise self.fail(f"{key}: {twice[0]:.100} occurs twice")
+        return names
+
     def numbers(
-        self, content: Mapping[str, Any], key: str, kind: type[float], default: list[Any] | None = None
-    ) -> list[Any]:
-        """A list of different numbers, none below 0."""
+        self, content: Mapping[str, Any], key: str, kind: type[float], least: float, most: float,
+        default: list[Any] | None = None,
+    ) -> list[Any]:  # fmt: skip
+        """A list of different numbers in a range."""
         values = self.values(content, key, default)
         for value in values:
-            if isinstance(value, bool) or not isinstance(value, int | kind) or not value >= 0:
-                raise self.fail(
-                    f"{key}: {value!r} is not {'a whole number' if kind is int else 'a number'} of 0 or more"
-                )
-        if len(set(values)) < len(values):
+            if isinstance(value, bool) or not isinstance(value, int | kind) or not least <= value <= most:
+                what = "a whole number" if kind is int else "a number"
+                raise self.fail(f"{key}: {repr(value)} is not {what} from {least:g} to {most:.10g}")
+        if len(set(values)) < len(values):  # such as 1 and 1.0
             raise self.fail(f"{key}: a value occurs twice")
         return [kind(value) for value in values]
 
+    def labels(self, content: Mapping[str, Any], key: str) -> list[Any]:
+        """Label fractions, or numbers of labeled patients."""
+        if key == "labeled_count":
+            return self.numbers(content, key, int, 1, MAX_COUNT)
+        fractions = self.numbers(content, key, float, 1e-6, 1)
+        for fraction in fractions:
+            if float(f"{fraction:g}") != fraction:
+                raise self.fail(f"{key}: {fraction} has more than six digits, which names of run folders do not have")
+        return fractions
+
     def name(self, where: str, value: Any) -> str:
         """A name that can be a folder's."""
-        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", str(value)) or value in CONTROLS:
-            raise self.fail(f"{where}: name {value!r}; use letters, digits and . + - _, and not {', '.join(CONTROLS)}")
+        if not re.fullmatch(rf"[A-Za-z0-9][\w.+-]{{,{MAX_NAME - 1}}}", str(value)) or value in CONTROLS:
+            raise self.fail(
+                f"{where}: name {repr(value)}; use letters, digits and . + - _, and not {', '.join(CONTROLS)}"
+            )
         return str(value)
 
     def options(self, value: Any) -> Options:
@@ -248,9 +277,21 @@ class _Reader:
             config=config,
             name=config.stem if family == "data" else self.name(family, item.get("name", config.stem)),
             options=self.options(item.get("options")),
-            starts=[str(start) for start in self.values(item, "starts")] if "starts" in item else None,
-            labels=self.numbers(item, label, int if label == "labeled_count" else float) if label in item else None,
+            starts=self.texts(item, "starts") if "starts" in item else None,
+            labels=self.labels(item, label) if label in item else None,
         )
+
+    def methods(self, content: Mapping[str, Any], label: str) -> list[Entry]:
+        """The methods; the same one twice, which would count once, is a mistake."""
+        entries: list[Entry] = []
+        for item in self.values(content, "methods"):
+            entry = self.entry("methods", item, label)
+            if entry in entries:
+                raise self.fail(f"methods: {entry.name} is there twice; give one other options and a `name` of its own")
+            if "data.root" in entry.options:
+                raise self.fail(f"methods: {entry.name}: option data.root belongs to a data set, under data")
+            entries.append(entry)
+        return entries
 
     def check_data(self, config: Path, options: Any) -> None:
         """Complain about a data set's file or options that hold anything else."""

@@ -12,11 +12,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from semiseg.benchmark.grid import SCRATCH, Entry, Grid, Options
 from semiseg.errors import UserError
+from semiseg.files import parse_yaml
 from semiseg.running.configs import config_folder, one_budget, read_config
+
+MAX_CELLS = 20_000
+MAX_STEPS = 10**9
+MAX_PROCESSES = 1000
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Cell:
         after: run folder of the first stage whose weights it starts from.
         first_stage: digest of that run.
         controls: instead of a run, score the trivial controls, in folders of their own beside this one.
+        processes: number of processes that train it together, as far as its options say it.
     """
 
     folder: Path
@@ -43,6 +47,7 @@ class Cell:
     after: Path | None = None
     first_stage: str | None = None
     controls: bool = False
+    processes: int = 1
 
     @property
     def dataset(self) -> str:
@@ -105,10 +110,14 @@ class Plan:
                 a fraction, of all training images with masks.
 
         Raises:
-            UserError: two entries would share a run folder.
+            UserError: there are too many, or two entries would share a run folder.
         """
         cells: dict[Path, Cell] = {}
         grid = self.grid
+        runs = sum(len(m.labels or grid.labels) * len(m.starts or grid.starts) for m in grid.methods)
+        count = (runs + len(grid.first_stages)) * len(grid.folds) * len(grid.seeds) * len(grid.data)
+        if count > MAX_CELLS:
+            raise UserError(f"the grid has {count} runs, and at most {MAX_CELLS} are carried out at once; split it")
         for fold, seed, (i, name) in itertools.product(grid.folds, grid.seeds, enumerate(names)):
             for cell in self._of_fold(name, grid.data[i], fold, seed, partial(labeled, i, fold)):
                 if cells.setdefault(cell.folder, cell).digest != cell.digest:
@@ -132,7 +141,8 @@ class Plan:
             configs = (*file, "--config", str(stage.config))
             arguments = (*configs, *options, *common, "--method_name", stage.name, *_arguments(stage.options))
             folder = root / stage.name / "labeled-1" / run
-            first[stage.name] = Cell(folder, arguments, {}, _steps(arguments, labeled(None)), _digest(arguments, ()))
+            steps, digest = _steps(arguments, labeled(None)), _digest(arguments, ())
+            first[stage.name] = Cell(folder, arguments, {}, steps, digest, processes=_processes(arguments))
             yield first[stage.name]
         general = {key: value for key, value in grid.options.items() if not key.startswith("data.")}
         for method in grid.methods:
@@ -150,8 +160,10 @@ class Plan:
                     arguments += ("--model.network.weights", str(before.folder / "checkpoints" / "last.ckpt"))
                 folder = root / title / self._folder(label) / run
                 steps = _steps(arguments, labeled(label))
-                link = (before.folder, before.digest) if before else (None, None)
-                yield Cell(folder, arguments, tests, steps, digest, *link)
+                yield Cell(
+                    folder, arguments, tests, steps, digest, after=before.folder if before else None,
+                    first_stage=before.digest if before else None, processes=_processes(arguments),
+                )  # fmt: skip
         if grid.controls and seed == grid.seeds[0]:
             places = dict.fromkeys(test.split("-")[1] for test in grid.tests)
             tests = {f"best-{place}": ("--data.evaluation", place) for place in places}
@@ -215,16 +227,31 @@ def _setting(arguments: Sequence[str], key: str, default: Any = None) -> Any:
             value = value if inner is None else inner
         elif name == f"--{key}":
             try:
-                value = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise UserError(f"option {key}: {text!r} is no value") from error
+                value = parse_yaml(text, f"option {key}")
+            except UserError as error:
+                raise UserError(f"option {key}: {text!r:.100} is no value") from error
     return value
+
+
+def _processes(arguments: Sequence[str]) -> int:
+    """Number of processes that a run's `trainer.devices` asks for; 1 where it is left to what the machine has."""
+    devices = _setting(arguments, "trainer.devices", "auto")
+    if devices in (None, "auto"):
+        return 1
+    if isinstance(devices, str) and "," in devices:
+        devices = [device for device in devices.split(",") if device.strip()]
+    if isinstance(devices, str) and not devices.isdecimal():
+        raise UserError(f"option trainer.devices: {devices!r:.100}; use a number, a list of devices, or auto")
+    count = len(devices) if isinstance(devices, list) else devices
+    if isinstance(count, bool) or not isinstance(count, int | str) or not -1 <= int(count) <= MAX_PROCESSES:
+        raise UserError(f"option trainer.devices: {devices!r:.100}; use a number from 1 to {MAX_PROCESSES}, or auto")
+    return max(1, int(count))
 
 
 def _whole_number(arguments: Sequence[str], key: str, default: Any = None) -> int:
     value = _setting(arguments, key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"option {key}: {value!r}; use a whole number of 1 or more")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_STEPS:
+        raise UserError(f"option {key}: {value!r:.100}; use a whole number from 1 to {MAX_STEPS}")
     return value
 
 

@@ -2,20 +2,27 @@
 
 import csv
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from scipy import stats
 
-from semiseg.files import atomic_path
+from semiseg.errors import UserError
+from semiseg.escaping import from_csv, printable, to_csv
+from semiseg.files import atomic_path, read_table
 
 Row = Mapping[str, str | float]
 
 METRICS = ("dice", "jaccard", "hd95", "asd", "hd95_medpy")
+TEXTS = ("case", "patient")
+OF_A_CLASS = ("dice", "jaccard", "tp", "fp", "fn", "empty")  # what each class has; distances only after a whole test
 
 
 def ci90(values: Sequence[float]) -> float:
@@ -121,16 +128,53 @@ class CaseTable:
         with atomic_path(Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerows({**row, **{name: to_csv(str(row[name])) for name in TEXTS}} for row in self.rows)
 
     @classmethod
     def read_csv(cls, path: Path | str) -> Self:
-        """Read a table that ``write_csv`` wrote."""
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            return cls(
-                {name: text if name in ("case", "patient") else float(text) for name, text in row.items()}
-                for row in csv.DictReader(file)
-            )
+        """Read a table that ``write_csv`` wrote, and check it.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            UserError: it is not a table of cases, or its numbers are out of range or contradict each other.
+        """
+        rows = read_table(Path(path), TEXTS)
+        names = [from_csv(row["case"]) for row in rows]
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise UserError(f"{path}: the case {twice[0]} is there twice")
+        table = cls()
+        for name, row in zip(names, rows, strict=True):
+            numbers = {column: _number(path, name, column, text) for column, text in row.items() if column not in TEXTS}
+            table.add({"case": name, "patient": from_csv(row["patient"]), **numbers})
+        if rows:
+            table._check(path)
+        return table
+
+    def _check(self, path: Path | str) -> None:
+        """Complain about numbers that no test gives."""
+        wanted = {"dice", "jaccard", *(f"{metric}_{name}" for name in self.class_names for metric in OF_A_CLASS)}
+        wanted |= {f"{metric}_{name}" for name in self.class_names for metric in self.metrics}
+        if not self.class_names or (missing := sorted(wanted - set(self.columns))):
+            raise UserError(f"{path}: lacks the column(s) {', '.join(missing) if self.class_names else 'tp_CLASS'}")
+        for column in self.columns[2:]:
+            for row in self.rows:
+                if not _possible(column, value := float(row[column])):
+                    raise UserError(f"{path}: the {column} of case {row['case']} is {value:g}")
+        tp, fp, fn, empty = (self._per_class(name) for name in ("tp", "fp", "fn", "empty"))
+        union = np.maximum(tp + fp + fn, 1)
+        absent = tp + fp + fn == 0
+        kinds = np.select([absent, tp + fp == 0, tp + fn == 0], [1, 2, 3], 0)
+        followed = {
+            "empty": (empty, kinds),
+            "dice": (self._per_class("dice"), np.where(absent, 1, 2 * tp / (tp + union))),
+            "jaccard": (self._per_class("jaccard"), np.where(absent, 1, tp / union)),
+            **{f"mean {metric}": (self.column(metric), self._per_class(metric).mean(0)) for metric in self.metrics},
+        }
+        for name, (given, made) in followed.items():
+            wrong = ~np.isclose(given, made, rtol=1e-9, atol=1e-9).reshape(-1, len(self)).all(0)
+            if wrong.any():
+                case = self.rows[int(wrong.argmax())]["case"]
+                raise UserError(f"{path}: the {name} of case {case} does not follow from its other columns")
 
     def print_table(self, console: Console) -> None:
         """Print the means, one line per class and one over all classes."""
@@ -143,7 +187,29 @@ class CaseTable:
         for metric in self.metrics:
             table.add_column(metric, justify="right")
         for name in self.class_names:
-            table.add_row(name, *(f"{summary[f'{metric}_{name}']:.4f}" for metric in self.metrics))
+            table.add_row(escape(printable(name)), *(f"{summary[f'{metric}_{name}']:.4f}" for metric in self.metrics))
         table.add_section()
         table.add_row("mean", *(f"{summary[metric]:.4f}" for metric in self.metrics))
         console.print(table)
+
+
+def _number(path: Path | str, case: str, column: str, text: str) -> float:
+    """A number of a table.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{path}: the {column} of case {case} is not a number: {text[:40]!r}")
+    return value
+
+
+def _possible(column: str, value: float) -> bool:
+    """Whether a column can hold a value."""
+    if re.match("(dice|jaccard)(_|$)", column):
+        return 0 <= value <= 1
+    return value >= 0 and (value.is_integer() or not re.match("(tp|fp|fn|empty)_", column))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from semiseg.errors import OneLineParser, UserError
+from semiseg.escaping import printable
 from semiseg.report.comparison import compare
 from semiseg.report.page import write_page
 from semiseg.report.runs import read_runs
@@ -35,18 +36,20 @@ def report_command(args: Sequence[str]) -> None:
     methods = sorted({run.method for run in runs})
     if options.baseline not in methods and options.baseline != parser.get_default("baseline"):
         raise UserError(f"--baseline {options.baseline}: no run of it; there are {', '.join(methods)}")
-    title = options.title or options.runs.resolve().name
-    command = shlex.join(["semiseg", "report", *args])
+    title = printable(options.title or options.runs.resolve().name, 200)
+    command = printable(shlex.join(["semiseg", "report", *args]))
     comparison = compare(runs, others, title, command, options.baseline)
     output = options.output or options.runs / "report"
     write_page(comparison, output / "index.html")
     write_tables(comparison, output)
     print(f"{len(runs)} runs, {len(comparison['cells'])} cells, {len(comparison['protocols'])} protocol(s)")
     if not comparison["differences"]:
-        print(f"no differences: no run of --baseline {options.baseline} has the fold and seed of another method's")
+        baseline = printable(options.baseline)
+        print(f"no differences: no run of --baseline {baseline} has the fold and seed of another method's")
     for failure in comparison["failures"]:
         print(f"left out: {failure['run']}: {failure['error']}")
-    print(f"page: {output}/index.html\ntables: {output}/results.csv, differences.csv, results.md, results.tex")
+    place = printable(output)
+    print(f"page: {place}/index.html\ntables: {place}/results.csv, differences.csv, results.md, results.tex")
     if options.wandb:
         from semiseg.report.workspace import save_report
 

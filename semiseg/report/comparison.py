@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import base64
-import io
 import itertools
 import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from PIL import Image
-
+from semiseg.errors import UserError
+from semiseg.escaping import printable
 from semiseg.evaluation.cases import CaseTable
 from semiseg.evaluation.statistics import average_ranks, holm, mean_interval, paired_difference
+from semiseg.report.checks import read_picture
 from semiseg.report.protocols import Key, Result, protocols_of
 from semiseg.report.published import names_of, published
 from semiseg.report.runs import PER_CASE, Run
 from semiseg.running.folder import versions
+from semiseg.running.results import cases_name
 
 METRICS = (
     ("dice", "Dice", "higher", "", "mean over cases"),
@@ -63,20 +63,33 @@ def compare(
     protocols, members = protocols_of(runs)
     cells, differences, distributions, curves, pictures = [], [], [], [], []
     problems: dict[str, str] = {}
+    shown: set[str] = set()
     for protocol, groups in members.items():
         tables = {key: {r.run.fold_and_seed: r.run.tables[r.key] for r in group} for key, group in groups.items()}
         for key, group in groups.items():
             where = {**dict(zip(("dataset", "labeled", "method"), key, strict=True)), "protocol": protocol}
-            place = "/".join(group[0].run.path.parts[-4:-1])
+            place = group[0].run.name.rpartition("/")[0]
+            shown.update(result.run.name for result in group)
             failed = sum(name.startswith(f"{place}/") for name, _ in others)
             cells.append({**where, "name": _title(key[2]), **_cell(group), "failed": failed})
             distributions.append({**where, "dice": _case_means(tables[key].values())})
             curves += [{**where, **curve} for curve in [_curve(group)] if curve["step"]]
-            pictures.append((where, group[0].run.picture(group[0].key)))
+            pictures += [(where, group[0])] if not group[0].run.is_control else []
         differences += _differences(protocol, tables, baseline, problems)
-    software = Counter(tuple(sorted(run.status.get("versions", {}).items())) for run in runs)
+    software = Counter(tuple(sorted((run.status.get("versions") or {}).items())) for run in runs)
     for facts in protocols if len(software) > 1 else ():
         facts["notes"].append(f"the runs were made with {len(software)} different sets of package versions")
+    for facts in protocols:
+        earlier = {r.run.name for group in members[facts["id"]].values() for r in group if r.run.unrecorded}
+        if earlier:
+            some = ", ".join(sorted(earlier)[:3]) + (" and others" if len(earlier) > 3 else "")
+            facts["notes"].append(f"the test of {some} recorded no step: it may be of an earlier checkpoint")
+    problems |= {
+        run.name: "no run has its split, resolution and cases, so it stands beside none"
+        for run in runs
+        if run.name not in shown
+    }
+    panels = _panels(pictures, problems)
     known = software.most_common(1)[0][0] if software else tuple(versions().items())
     return {
         "title": title,
@@ -92,7 +105,7 @@ def compare(
         "distributions": distributions,
         "curves": curves,
         "initialisations": _initialisations(cells),
-        "panels": _panels(pictures),
+        "panels": panels,
         "failures": [{"run": name, "error": reason} for name, reason in [*others, *problems.items()]],
         "reference": [list(rule) for rule in RULES],
     }
@@ -104,7 +117,7 @@ def _cell(group: Sequence[Result]) -> dict[str, Any]:
     values = {key: [r.summary[key] for r in group if key in r.summary] for key, *_ in METRICS}
     intervals = {key: mean_interval(numbers) for key, numbers in values.items() if numbers}
     last_key = group[0].key.replace("best-", "last-")
-    last = [r.run.status["test"][last_key] for r in group if last_key in r.run.status["test"]]
+    last = [r.run.summaries[last_key] for r in group if last_key in r.run.summaries]
     names = names_of(run.method)
     network = group[0].key.split("-")[1] == "network"
     paper = [
@@ -113,7 +126,7 @@ def _cell(group: Sequence[Result]) -> dict[str, Any]:
         if (p.dataset, p.fraction) == (run.dataset, run.fraction) and p.method in names
         if network or p.metric.endswith("_pooled")
     ]
-    seconds = [r.run.status["seconds"] for r in group if "seconds" in r.run.status]
+    seconds = [s for r in group if (s := r.run.status.get("seconds")) is not None]
     return {
         "fraction": run.fraction,
         "control": run.is_control,
@@ -179,7 +192,7 @@ def _differences(
                 try:
                     d = paired_difference(tables[key], tables[base], metric)
                 except ValueError as error:  # tables that contradict each other about the patient of a case
-                    problems[f"{dataset}/{key[2]}"] = f"not compared with {base[2]}: {error}"
+                    problems[f"{dataset}/{key[2]}"] = printable(f"not compared with {base[2]}: {error}", 500)
                     continue
                 family.append({
                     "dataset": dataset, "labeled": labeled, "protocol": protocol, "metric": metric, "method": key[2],
@@ -253,29 +266,24 @@ def _published_only(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _panels(pictures: Sequence[tuple[Mapping[str, str], Path]]) -> list[dict[str, Any]]:
+def _panels(pictures: Sequence[tuple[Mapping[str, str], Result]], problems: dict[str, str]) -> list[dict[str, Any]]:
     """Best, median and worst case of one run of each cell, as long as there is room: each method once, then more."""
     seen: Counter[tuple[str, str, str]] = Counter()
-    queue: list[tuple[int, int, Mapping[str, str], Path]] = []
-    for where, path in pictures:
+    queue: list[tuple[int, int, Mapping[str, str], Result]] = []
+    for where, result in pictures:
         key = where["protocol"], where["dataset"], where["method"]
-        queue.append((seen[key], len(queue), where, path))
+        queue.append((seen[key], len(queue), where, result))
         seen[key] += 1
     panels, total = [], 0
-    for _, _, where, path in sorted(queue, key=lambda item: item[:2]):
-        if not path.exists():
-            continue
-        file = io.BytesIO()
+    for _, _, where, result in sorted(queue, key=lambda item: item[:2]):
         try:
-            with Image.open(path) as picture:
-                picture.thumbnail((640, 4096))
-                picture.convert("RGB").save(file, "WEBP", quality=70)
-                width, height = picture.size
-        except OSError:  # damaged: the numbers are worth a report all the same
+            content, width, height = read_picture(result.run.path, f"figures/{cases_name(result.key)}-test.png")
+        except UserError as error:  # the numbers are worth a report all the same
+            problems[result.run.name] = printable(f"no picture: {error}".replace(f"{result.run.path}/", ""), 500)
             continue
-        total += len(file.getvalue()) * 4 // 3
+        total += len(content) * 4 // 3
         if total > PANEL_BYTES:
             break
-        source = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+        source = f"data:image/webp;base64,{base64.b64encode(content).decode()}"
         panels.append({**where, "src": source, "width": width, "height": height})
     return panels

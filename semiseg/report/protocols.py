@@ -29,8 +29,7 @@ class Result:
     @property
     def summary(self) -> Mapping[str, float]:
         """Its metrics."""
-        summary: Mapping[str, float] = self.run.status["test"][self.key]
-        return summary
+        return self.run.summaries[self.key]
 
     @property
     def rules(self) -> tuple[tuple[str, str], ...]:

@@ -1,58 +1,84 @@
-"""What run folders hold: tested runs, and those that failed or were not tested."""
+"""What run folders hold: tested runs, and those that failed, are not finished or were not tested."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import math
-import re
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from semiseg.errors import UserError
+from semiseg.escaping import printable
 from semiseg.evaluation.cases import CaseTable
+from semiseg.files import read_json, read_text, read_yaml
+from semiseg.report.checks import (
+    NAME,
+    Content,
+    check_config,
+    check_split,
+    check_status,
+    read_cases,
+    read_content,
+    read_curve,
+)
 from semiseg.running.folder import RunFolder
-from semiseg.running.results import cases_name, is_result
+from semiseg.running.results import cases_name, is_result, why_stale
 
 PER_CASE = ("dice", "jaccard", "hd95", "asd")
+MARKS = ("config.yaml", "status.json", "cases.csv")  # a folder that holds one of them is a run's
+NOT_RUNS = ("checkpoints", "figures", "wandb")  # folders within a run's
+MAX_DEPTH, MAX_FOLDERS = 16, 500_000  # below the folder of a report
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder that holds a test.
+    """One run folder that holds a test of its present best checkpoint.
 
     Args:
         path: the folder, `<experiment>/<dataset>/<method>/labeled-<fraction>/fold-<k>-seed-<s>`.
         status: its `status.json`.
         config: its `config.yaml`.
         split: its `split.json`.
+        tables: table of cases of each test of its best checkpoint as it is, by the key of the test.
+        summaries: summary of each of these tables, and of those of the last checkpoint.
+        validation: validation Dice by step.
+        remarks: what of it is left out, and why.
+        unrecorded: a test did not record the step of its checkpoint.
     """
 
     path: Path
     status: Mapping[str, Any]
     config: Mapping[str, Any]
     split: Mapping[str, Any]
+    tables: Mapping[str, CaseTable]
+    summaries: Mapping[str, Mapping[str, float]]
+    validation: Mapping[int, float]
+    remarks: Sequence[str] = ()
+    unrecorded: bool = False
+
+    @property
+    def name(self) -> str:
+        """The run within its experiment."""
+        return name_of(self.path)
 
     @property
     def experiment(self) -> str:
         """Set of runs that it belongs to."""
-        return self.path.parts[-5]
+        return printable(self.path.parts[-5])
 
     @property
     def dataset(self) -> str:
         """Name of the data set."""
-        return str(self.split["dataset"])
+        return printable(self.path.parts[-4])
 
     @property
     def method(self) -> str:
         """Name of the method."""
-        return self.path.parts[-3]
+        return printable(self.path.parts[-3])
 
     @property
     def fraction(self) -> float | None:
@@ -74,7 +100,7 @@ class Run:
     @cached_property
     def fold_and_seed(self) -> tuple[int, int]:
         """What pairs it with the runs of other methods."""
-        name = _NAME.fullmatch(self.path.name)
+        name = NAME.fullmatch(self.path.name)
         assert name is not None, "read_runs takes no others"
         return int(name[1]), int(name[2])
 
@@ -87,7 +113,7 @@ class Run:
     @property
     def start(self) -> str | None:
         """First stage whose weights it started from."""
-        network = (self.config.get("model", {}).get("init_args") or {}).get("network") or {}
+        network = ((self.config.get("model") or {}).get("init_args") or {}).get("network") or {}
         weights = (network.get("init_args") or {}).get("weights")
         return None if weights is None else ([None] * 5 + list(Path(weights).parts))[-5] or Path(weights).stem
 
@@ -108,46 +134,10 @@ class Run:
         names = sorted({case for part in parts for case in self.split[part]})
         return f"{len(names)} ({hashlib.sha256(json.dumps(names).encode()).hexdigest()[:6]})"
 
-    @cached_property
-    def tables(self) -> dict[str, CaseTable]:
-        """The table of cases of each test of the best checkpoint, by the key of the test."""
-        keys = [key for key in self.status["test"] if is_result(key)]
-        return {key: CaseTable.read_csv(self.path / f"{cases_name(key)}.csv") for key in keys}
 
-    def picture(self, key: str) -> Path:
-        """Best, median and worst case of a test."""
-        return self.path / "figures" / f"{cases_name(key)}-test.png"
-
-    @cached_property
-    def validation(self) -> dict[int, float]:
-        """Validation Dice by step."""
-        path = self.path / "metrics.csv"
-        if not path.exists():
-            return {}
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            return {int(row["step"]) + 1: float(row["val/dice"]) for row in rows if row.get("val/dice")}
-
-    def check(self) -> None:
-        """Read all that a report needs.
-
-        Raises:
-            Exception: of any kind: something is missing or damaged.
-        """
-        _ = self.dataset, self.labeled, self.fold_and_seed, self.recipe, self.case_list, self.data["split"]
-        if not self.is_control:
-            _ = self.config["trainer"]["max_steps"], self.data["batch_size"]
-        if not self.tables:
-            raise ValueError("its best checkpoint was not tested")
-        for key, table in self.tables.items():
-            summary = self.status["test"][key]
-            if len(table) != summary["num_cases"]:
-                raise ValueError(f"{cases_name(key)}.csv holds {len(table)} of {summary['num_cases']} cases")
-            numbers = [summary["dice"], summary["dice_pooled"], *self.validation.values()]
-            for metric in PER_CASE:
-                numbers += [summary[metric], *table.column(metric)]
-            if not numbers or not all(map(math.isfinite, numbers)):
-                raise ValueError(f"a score of {key} is not a number")
+def name_of(path: Path) -> str:
+    """A run's folder within its experiment."""
+    return printable("/".join(path.absolute().parts[-4:]))
 
 
 def read_runs(root: Path) -> tuple[list[Run], list[tuple[str, str]]]:
@@ -159,43 +149,135 @@ def read_runs(root: Path) -> tuple[list[Run], list[tuple[str, str]]]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the folder of an experiment, such as runs/default")
     runs: dict[Any, Run] = {}
-    others = []
-    files = sorted(root.rglob("status.json"))
-    for file in files:
-        path = file.parent.absolute()
-        name = "/".join(path.parts[-4:])
+    others: list[tuple[str, str]] = []
+    found = False
+    for path in _folders(root.absolute(), others):
+        found = True
         try:
-            run, reason = _read(path)
+            run = _read(path)
+            if run is not None:
+                key = (run.experiment, run.dataset, run.labeled, run.method, run.fold_and_seed, run.recipe)
+                if runs.setdefault(key, run) is not run:
+                    raise UserError(f"the same run as {runs[key].path}")
+        except UserError as error:
+            others.append((name_of(path), printable(str(error).replace(f"{path}/", ""), 500)))
         except Exception as error:  # a damaged file can fail anywhere
-            run, reason = None, f"cannot be read ({type(error).__name__}: {error})"
-        if run is not None:
-            key = (run.experiment, run.dataset, run.labeled, run.method, run.fold_and_seed, run.recipe)
-            if runs.setdefault(key, run) is not run:
-                reason = f"the same run as {runs[key].path}"
-        if reason:
-            others.append((name, reason))
-    if not files:
+            others.append((name_of(path), printable(f"cannot be read ({type(error).__name__}: {error})", 500)))
+    if not found:
         raise UserError(f"{root}: holds no run; give the folder of an experiment, such as runs/default")
+    others += [(run.name, printable(remark, 500)) for run in runs.values() for remark in run.remarks]
     return list(runs.values()), others
 
 
-def _read(path: Path) -> tuple[Run | None, str]:
-    """The tested run of a folder, or why it has none; neither for first stages and the like, which are not tested."""
-    status = RunFolder(path).status
-    if not status.get("test"):
-        state = status.get("state")
-        if state == "failed":
-            return None, str(status.get("error"))
-        if state == "done" and "best_val_dice" in status:
-            return None, f"not tested: semiseg test --run {path}"
-        return None, f"at step {status.get('step', 0)}, running or killed" if state == "running" else ""
-    if not _NAME.fullmatch(path.name) or len(path.parts) < 6:
-        return None, "not a run's folder: EXPERIMENT/DATASET/METHOD/labeled-FRACTION/fold-FOLD-seed-SEED"
-    config = yaml.load((path / "config.yaml").read_text(encoding="utf-8"), _Loader)
-    run = Run(path, status, config, json.loads((path / "split.json").read_text(encoding="utf-8")))
-    run.check()
-    return run, ""
+def _folders(root: Path, others: list[tuple[str, str]]) -> Iterator[Path]:
+    """Folders of runs below a folder, in the order of their names; links are named and not followed.
+
+    Raises:
+        UserError: there are too many folders, or too deep ones.
+    """
+
+    def unreadable(error: OSError) -> None:
+        others.append((name_of(Path(str(error.filename))), f"cannot be read ({error.strerror})"))
+
+    for count, (folder, names, files) in enumerate(os.walk(root, onerror=unreadable)):
+        path = Path(folder)
+        names.sort()
+        is_run = bool({*names, *files} & set(MARKS))
+        if is_run:
+            names[:] = [name for name in names if name not in (*NOT_RUNS, *MARKS)]
+            yield path
+        for name in names:
+            if (path / name).is_symlink():
+                others.append((name_of(path / name), "is a link to a folder, which is not followed; give that folder"))
+        if count > MAX_FOLDERS or len(path.parts) - len(root.parts) > MAX_DEPTH:
+            raise UserError(
+                f"{root}: more than {MAX_FOLDERS} folders, or {MAX_DEPTH} deep ({printable(path, 100)}); give the "
+                "folder of an experiment, such as runs/default"
+            )
 
 
-_NAME = re.compile(r"fold-(\d+)-seed-(\d+)")
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+def _read(path: Path) -> Run | None:
+    """The tested run of a folder; None for first stages and cells of controls, which are not tested.
+
+    Raises:
+        UserError: it is damaged, not finished or not tested, or its test is of another checkpoint.
+    """
+    status = read_content(path, "status.json", read_json)
+    state, tests = status.get("state", str, default=None), status.inner("test", default={})
+    check_status(status)
+    if state == "failed":
+        raise UserError(f"failed: {status.get('error', str, default='status.json does not say why')}")
+    if state != "done":
+        if state is None and not tests.values and not {"config.yaml", "cases.csv"} & set(os.listdir(path)):
+            return None
+        how = {"running": "running or killed", None: "status.json does not say that it is done"}.get(state, state)
+        raise UserError(f"not finished: at step {status.get('step', int, default=0)}, {how}")
+    keys = [key for key in tests.values if isinstance(key, str) and is_result(key)]
+    again = f"semiseg test --run {path}"
+    if not keys:
+        if tests.values or "best_val_dice" in status.values or (path / "checkpoints/best.ckpt").exists():
+            raise UserError(f"its best checkpoint was not tested: {again}")
+        if any(path.glob("cases*.csv")):
+            raise UserError(f"status.json records no test, though there is a table of cases: {again}")
+        return None
+    if not NAME.fullmatch(path.name) or len(path.parts) < 6:
+        raise UserError("not a run's folder: EXPERIMENT/DATASET/METHOD/labeled-FRACTION/fold-FOLD-seed-SEED")
+    results = {key: tests.inner(key) for key in keys}
+    last = [key.replace("best-", "last-", 1) for key in keys]
+    results |= {key: tests.inner(key) for key in last if key in tests.values}
+    remarks = []
+    for key, result in list(results.items()):
+        result.whole("step", default=None)
+        if reason := why_stale(RunFolder(path), status.values, key):
+            if key in keys:
+                raise UserError(f"{reason}; {again} makes its test anew")
+            remarks.append(f"{cases_name(key)}: {reason}; {again} --checkpoint last makes its test anew")
+            del results[key]
+    return _tested(path, status, results, remarks)
+
+
+def _tested(path: Path, status: Content, results: Mapping[str, Content], remarks: list[str]) -> Run:
+    """A run with its tests, after a look at each of its files.
+
+    Raises:
+        UserError: one of them is missing or damaged, or they contradict each other.
+    """
+    control = status.get("control", bool, default=False)
+    config = read_content(path, "config.yaml", _read_whole_yaml)
+    check_config(config, control)
+    split = read_content(path, "split.json", read_json)
+    check_split(split, path, config)
+    tested = {key: read_cases(path, key, result, split.texts("test")) for key, result in results.items()}
+    curve: dict[int, float] = {}
+    if not control:
+        try:
+            curve = read_curve(path, status)
+        except UserError as error:
+            remarks.append(f"no learning curve: {error}")
+    run = Run(
+        path, status.values, config.values, {"labeled_count": None, **split.values},
+        {key: table for key, (table, _) in tested.items() if is_result(key)},
+        {key: summary for key, (_, summary) in tested.items()},
+        curve, remarks, not control and any("step" not in result.values for result in results.values()),
+    )  # fmt: skip
+    for metric in PER_CASE:
+        for key, summary in run.summaries.items():
+            if metric not in summary:
+                raise UserError(f"{cases_name(key)}.csv: lacks the column {metric}")
+    try:
+        _ = run.recipe
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.yaml: holds values that are no options ({error})") from error
+    return run
+
+
+def _read_whole_yaml(path: Path) -> Any:
+    """A YAML file that ends with a line break, as those that were cut within a line do not.
+
+    Raises:
+        UserError: it does not, or as `read_yaml`.
+    """
+    content = read_yaml(path)
+    if not read_text(path).endswith("\n"):
+        raise UserError(f"{path}: its last line is cut; restore it")
+    return content

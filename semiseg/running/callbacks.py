@@ -48,13 +48,18 @@ class HandleSignals(Callback):
 
     Args:
         watch: handles the signals.
+
+    Attributes:
+        has_started: whether training has begun, so that all of a checkpoint has been taken over.
     """
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
+        self.has_started = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the handlers again; tell the watch about the other processes on this machine."""
+        self.has_started = True
         self.watch.handle_signals()
         if trainer.world_size > 1:
             everyone: list[Any] = [None] * trainer.world_size

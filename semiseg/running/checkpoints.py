@@ -9,7 +9,7 @@ import os
 import re
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from torch.optim import Optimizer
 
 from semiseg.data.preprocessing import Preprocessing
 from semiseg.errors import UserError
@@ -31,6 +32,9 @@ OPTIONAL = {  # what a run goes on from
     "epoch": int, "loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list,
     "pytorch-lightning_version": str,
 }  # fmt: skip
+
+
+_MEANS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"}  # of torch's optimizers, one per parameter
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -88,6 +92,29 @@ def fingerprint(path: Path) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
+def check_complete(folder: RunFolder, has_best: bool) -> None:
+    """Check that a run that is done has left everything.
+
+    Args:
+        folder: its folder.
+        has_best: whether its method has a best checkpoint.
+
+    Raises:
+        UserError: a file, or the folder, was removed since, or a checkpoint is damaged.
+    """
+    if not folder.path.is_dir():
+        raise folder.gone()
+    checkpoints = [folder.checkpoint(which) for which in ("best", "last")[not has_best :]]
+    for file in (folder.config, folder.split, folder.path / "metrics.csv", *checkpoints):
+        if not file.is_file():
+            raise UserError(
+                f"{folder.path}: the run is done but {file.relative_to(folder.path)} is missing; restore it, or delete "
+                "the folder to train again"
+            )
+    for path in checkpoints:
+        fingerprint(path)
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of this package on the CPU as plain values and finite tensors; these stay in the file.
 
@@ -139,9 +166,18 @@ def restore(model: LightningModule, path: Path) -> tuple[int, str | None]:
             f"{path}: belongs to another network than this run's{f' ({name[1]} differs)' if name else ''}; put the "
             f"run's own {path.name} back, or use --experiment NAME for a new run"
         ) from error
-    callbacks = content.get("callbacks")
-    state = callbacks.get("KeepBestAndLast") if isinstance(callbacks, dict) else None
-    digest = state.get("digest") if isinstance(state, dict) else None
+    method = str(content["hyper_parameters"].get("_class_path", "")).rpartition(".")[2]
+    if method not in ("", type(model).__name__):
+        raise UserError(
+            f"{path}: belongs to {method}, and this run to {type(model).__name__}; put the run's own {path.name} back"
+        )
+    state = content.get("callbacks", {}).get("KeepBestAndLast")
+    parts = ("loops", "optimizer_states", "lr_schedulers")
+    if not (isinstance(state, dict) and {"best_dice", "best_step", "processes"} <= state.keys()) or not all(
+        content.get(part) for part in parts
+    ):
+        raise UserError(f"{path}: lacks what training goes on from; restore it, or use --experiment NAME for a new run")
+    digest = state.get("digest")
     return int(content["global_step"]), str(digest) if digest else None
 
 
@@ -181,7 +217,7 @@ class KeepBestAndLast(Checkpoint):
         """
         kinds = {"best_dice": (float, NoneType), "best_step": (int,), "processes": (int, NoneType)}
         if odd := [name for name, kind in kinds.items() if type(state_dict.get(name, "")) not in kind]:
-            raise UserError(f"{self.folder.checkpoint('last')}: its {odd[0]} is damaged; delete it to train afresh")
+            raise UserError(f"{self.folder.checkpoint('last')}: its {odd[0]} is damaged; delete it to train again")
         self.best_dice, self.best_step = state_dict["best_dice"], state_dict["best_step"]
         self.processes = state_dict["processes"]
 
@@ -193,6 +229,7 @@ class KeepBestAndLast(Checkpoint):
                 f"batches together are of another size; use --trainer.devices {self.processes}"
             )
         self.processes = trainer.world_size
+        _check_optimizers(trainer.optimizers, self.folder.checkpoint("last"))
         if self.best_dice is not None and trainer.is_global_zero:
             load_checkpoint(self.folder.checkpoint("best"))  # it may stay the best to the end
 
@@ -236,6 +273,23 @@ class KeepBestAndLast(Checkpoint):
         seconds = round(max(0.0, time.monotonic() - self.start), 1)
         best = {} if self.best_dice is None else {"best_step": self.best_step, "best_val_dice": self.best_dice}
         return {"step": trainer.global_step, **best, "seconds": seconds}
+
+
+def _check_optimizers(optimizers: Sequence[Optimizer], path: Path) -> None:
+    """Check what optimizers have taken over from a checkpoint, which torch does not look at.
+
+    Raises:
+        UserError: a running mean is not of its parameter's shape, or an option is not of its kind.
+    """
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            kinds = {name: isinstance(value, str) for name, value in optimizer.defaults.items()}
+            if odd := [name for name, is_text in kinds.items() if isinstance(group.get(name), str) != is_text]:
+                raise UserError(f"{path}: the optimizer's {odd[0]} is damaged; restore it, or use --experiment NAME")
+        for parameter, state in optimizer.state.items():
+            for name in _MEANS & state.keys():
+                if state[name].shape != parameter.shape:
+                    raise UserError(f"{path}: the optimizer's {name} is damaged; restore it, or use --experiment NAME")
 
 
 def _seconds(status: Mapping[str, Any]) -> float:

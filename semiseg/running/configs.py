@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import yaml
 
 from semiseg.errors import UserError
-from semiseg.files import read_yaml
+from semiseg.files import OPTIONS, check_yaml, read_yaml
 from semiseg.running.folder import BOUND_TRAINER, RunFolder
 from semiseg.trust import foreign_modules, import_trusted, named_class
 
 _OF_A_TEST = (*BOUND_TRAINER, "accelerator", "deterministic", "benchmark", "enable_progress_bar")
 _OF_THE_MACHINE = ("cache_dir", "cache_gb")
 
+_MOST_CHARACTERS = 20_000
 _NOT_IN_FILES = {"config", "print_config", "__default_config__"}  # what jsonargparse would read, or pass over
 
 
@@ -40,7 +42,21 @@ def find_configs(args: list[str]) -> list[str]:
                 )
             read_config(path)
             found[i if equals else i + 1] = f"{name}={path}" if equals else str(path)
+        else:
+            _check_argument(arg)
     return found
+
+
+def _check_argument(arg: str) -> None:
+    """Bound a value of the command line, which the parser may read as YAML or as the name of a YAML file."""
+    if len(arg) > _MOST_CHARACTERS:
+        raise UserError(f"{arg[:60]}...: an argument of {len(arg)} characters; {_MOST_CHARACTERS} are the most")
+    value = arg.partition("=")[2] if arg.startswith("--") else arg
+    if value.endswith((".yaml", ".yml")) and Path(value).exists():
+        read_config(Path(value))
+    elif any(sign in value for sign in "[{&*\n"):
+        with contextlib.suppress(yaml.YAMLError):  # then it is a text
+            check_yaml(value, arg.partition("=")[0][:60], OPTIONS)
 
 
 def one_budget(args: Sequence[str]) -> list[str]:
@@ -59,7 +75,7 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, is not YAML or holds no options.
     """
     try:
-        content = read_yaml(path)
+        content = read_yaml(path, OPTIONS)
     except FileNotFoundError as error:
         raise UserError(f"--config {path}: {error.strerror}; give a YAML file") from error
     except UserError as error:

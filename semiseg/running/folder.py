@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from semiseg.data.splits import Split
 from semiseg.errors import UserError
-from semiseg.files import TEMPORARY, atomic_path, parse_yaml, read_json, read_yaml, take_lock
+from semiseg.files import OPTIONS, TEMPORARY, atomic_path, parse_yaml, read_json, read_yaml, take_lock
 
 # What changes how a run is carried out, but not what it computes.
 _FREE = {
@@ -234,7 +234,7 @@ class RunFolder:
             UserError: it is missing or damaged.
         """
         try:
-            config = read_yaml(self.config)
+            config = read_yaml(self.config, OPTIONS)
         except FileNotFoundError:
             raise UserError(f"{self.config}: {_MISSING}") from None
         except UserError as error:
@@ -292,16 +292,6 @@ class RunFolder:
         if damaged:
             raise UserError(f"{self.split}: is damaged, its hash is not that of its lists; {_RESTORE}")
         return dict(content)
-
-    def missing(self, has_best: bool) -> str | None:
-        """The first file of a run that is done which is not there.
-
-        Args:
-            has_best: the run's method has a best checkpoint.
-        """
-        best = [self.checkpoint("best")] if has_best else []
-        files = (self.config, self.split, self.path / "metrics.csv", *best, self.checkpoint("last"))
-        return next((str(file.relative_to(self.path)) for file in files if not file.is_file()), None)
 
     @staticmethod
     def _write(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
 from semiseg.errors import UserError
@@ -55,9 +56,12 @@ def replace_launcher(trainer: Trainer, args: Sequence[str], watch: Watch) -> Non
     """Let a trainer that starts processes of its own do so by `Launcher`.
 
     Raises:
-        UserError: its strategy forks processes, which cannot be resumed or watched.
+        UserError: its strategy forks processes, which cannot be resumed or watched, or there are too many.
     """
     launcher = trainer.strategy.launcher
+    most = max(os.cpu_count() or 1, 8)  # Lightning knows how many GPUs there are, but takes any number of processors
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > most:
+        raise UserError(f"--trainer.devices {trainer.num_devices}: use 1 to {most} processes on the processors here")
     if isinstance(launcher, _MultiProcessingLauncher):
         raise UserError("--trainer.strategy: spawned and forked processes are not supported; use ddp")
     if isinstance(launcher, _SubprocessScriptLauncher):

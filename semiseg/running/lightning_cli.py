@@ -33,15 +33,15 @@ from semiseg.running.callbacks import (
     StopAtNaN,
     ValidationPanels,
 )
-from semiseg.running.checkpoints import AtomicCheckpointIO, KeepBestAndLast, fingerprint, restore
-from semiseg.running.checks import check_fit
+from semiseg.running.checkpoints import AtomicCheckpointIO, KeepBestAndLast, check_complete, restore
+from semiseg.running.checks import check_arguments, check_callbacks, check_fit, check_options
 from semiseg.running.configs import arguments_of, config_folder, find_configs, one_budget, weights_of
 from semiseg.running.folder import RunFolder, provenance
 from semiseg.running.launcher import replace_launcher
 from semiseg.running.loggers import MetricsCSV, finish_wandb, wandb_logger, wandb_mode
-from semiseg.running.processes import Stopped, Watch
+from semiseg.running.processes import Stopped, Watch, of_a_peer
 from semiseg.running.results import WriteResults, key_of
-from semiseg.trust import foreign_modules
+from semiseg.trust import add_trust_option, foreign_modules
 
 # Options that each test may have of its own: the resolution is part of its name, the weights are the checkpoint's.
 _OF_A_TEST = ("data.evaluation", "model.network.weights")
@@ -55,11 +55,12 @@ def run_lightning(args: list[str], watch: Watch) -> None:
         watch: stops this process on a signal or with the other processes of its run.
     """
     import_from_here()
-    finished = OneLineParser("semiseg test", add_help=False, allow_abbrev=False)
+    finished = OneLineParser(f"semiseg {args[0] if args else ''}", add_help=False, allow_abbrev=False)
     finished.add_argument("--run", type=Path)
     finished.add_argument("--checkpoint", choices=("best", "last"), default="best")
-    finished.add_argument("--trust", action="append", default=[], metavar="MODULE")
+    add_trust_option(finished, "the run")
     given = argparse.Namespace(run=None, checkpoint="best")
+    check_arguments(args)
     options = find_configs(args)
     if args and args[0] in ("test", "validate") and not {"-h", "--help"} & set(args):
         given, rest = finished.parse_known_args(options)
@@ -146,6 +147,7 @@ class SemisegCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check what the parser cannot; do without initial weights that are gone."""
         config = self.config[self.subcommand]
+        check_options(config)
         if self.subcommand == "fit":
             check_fit(config)
         if empty := first_null(config):
@@ -161,6 +163,7 @@ class SemisegCLI(LightningCLI):
         config = self.config_init[self.subcommand]
         self._open_folder()
         loggers: list[Logger] = []
+        check_callbacks(_listed(config.trainer.callbacks))
         quiet = config.trainer.enable_progress_bar is False or not sys.stderr.isatty()
         own: list[Callback] = [SeedEachStep(int(config.seed_everything)), StopAtNaN(self.folder)]
         own += [QuietProgress()] if quiet else [RichProgressBar(leave=True)]
@@ -168,7 +171,8 @@ class SemisegCLI(LightningCLI):
             self.csv = MetricsCSV(self.folder.path / "metrics.csv")
             self.keeper = KeepBestAndLast(self.folder, self.csv)
             loggers += [self.csv]
-            own += [HandleSignals(self.watch)]
+            self.handler = HandleSignals(self.watch)
+            own += [self.handler]
             own += [LearningRateMonitor("step"), ValidationPanels(self.folder), StepPanels(self.folder), self.keeper]
             steps = config.trainer.max_steps
             if config.labeled_epochs:
@@ -202,6 +206,8 @@ class SemisegCLI(LightningCLI):
             raise UserError(f"--trainer: {error}") from error
         if str(config.trainer.precision).startswith("16") and trainer.precision == "bf16-mixed":
             raise UserError(f"--trainer.precision {config.trainer.precision} needs a GPU; use bf16-mixed")
+        if trainer.precision == "16-true" and isinstance(trainer.accelerator, CPUAccelerator):
+            raise UserError("--trainer.precision 16-true needs a GPU; use bf16-true")
         if config.trainer.sync_batchnorm and isinstance(trainer.accelerator, CPUAccelerator):
             raise UserError(
                 "--trainer.sync_batchnorm true: PyTorch synchronizes batch statistics on GPUs only; leave it out"
@@ -233,12 +239,7 @@ class SemisegCLI(LightningCLI):
             folder.adopt(self.config_text, data.split_text(self.model.streams))
         self.folder = folder
         if folder.status.get("state") == "done":
-            if missing := folder.missing(self.model.monitor is not None):
-                raise UserError(
-                    f"{folder.path}: the run is done but {missing} is missing; restore it, or delete the folder to "
-                    "train again"
-                )
-            fingerprint(folder.checkpoint("last"))  # says what is wrong
+            check_complete(folder, self.model.monitor is not None)
             rank_zero_only(print)(f"done already: {folder.path}\n{self._next_step}")
             raise SystemExit(0)
         if folder.checkpoint("last").exists():
@@ -282,6 +283,8 @@ class SemisegCLI(LightningCLI):
     def before_fit(self) -> None:
         """Go on from the last checkpoint, if there is one."""
         if self.last_step is not None:
+            if self.last_step > self.trainer.max_steps:
+                raise UserError(f"{self.folder.checkpoint('last')}: step {self.last_step} is beyond the budget")
             if _rank() == 0:
                 self.csv.go_on(self.last_step, self.metrics_digest)
             self.config_init["fit"].ckpt_path = str(self.folder.checkpoint("last"))
@@ -301,21 +304,23 @@ class SemisegCLI(LightningCLI):
         try:
             self.trainer.fit(**kwargs)
         except BaseException as error:
+            if self.last_step is not None and not self.handler.has_started and self._is_of_a_damaged_state(error):
+                reason = f"training cannot go on from it ({error}); restore it, or use --experiment NAME"
+                error = UserError(f"{self.folder.checkpoint('last')}: {reason}")
             ended = self.watch.end(error)
             if isinstance(error, Stopped) or self.trainer.world_size > 1:
                 raise ended from error
-            raise
+            raise error
         if self.trainer.is_global_zero:
             self.watch.wait_for_children()
-            if not self.folder.path.is_dir():
-                raise self.folder.gone()
-            if missing := self.folder.missing(self.model.monitor is not None):
-                raise UserError(
-                    f"{self.folder.path}: {missing} was removed while the run went on; delete the folder to train again"
-                )
+            check_complete(self.folder, self.model.monitor is not None)
             size = sum(parameter.numel() for parameter in self.model.network.parameters())
             self.folder.update_status(state="done", parameters=size, **self.keeper.progress(self.trainer))
             print(f"done: {self.folder.path}\n{self._next_step}")
+
+    def _is_of_a_damaged_state(self, error: BaseException) -> bool:
+        """Whether the state of an optimizer, a schedule or a loop is not what was saved: Lightning raises anything."""
+        return isinstance(error, Exception) and self.watch.describe(error) is None and not of_a_peer(error)
 
     def before_test(self) -> None:
         """Take the checkpoint that is to be tested."""

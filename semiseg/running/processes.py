@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from semiseg.errors import UserError
+from semiseg.errors import UserError, one_line
 from semiseg.files import read_json
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -151,7 +151,7 @@ class Watch:
                 self.end_children()
                 cause = self.first(self._cause or Cause(1, ""))
                 if self._ours:
-                    print(f"semiseg: error: {cause.message}", file=sys.stderr, flush=True)
+                    print(f"semiseg: error: {one_line(cause.message)}", file=sys.stderr, flush=True)
                 os._exit(cause.code)
 
     def _signals(self) -> list[int]:
@@ -209,7 +209,7 @@ class Watch:
         with self._lock:
             if self._ours:
                 return self._cause or cause
-            self._ours = True
+            self._ours = self.note is not None or os.environ.get("LOCAL_RANK", "0") in "01"  # without a note, few speak
             if self.note is not None:
                 try:
                     handle = os.open(self.note, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -237,7 +237,7 @@ class Watch:
             self._ending = True
         if isinstance(error, Stopped) and self._cause is not None:
             cause = self._cause
-        elif _of_a_peer(error):
+        elif of_a_peer(error):
             cause = self._end_of_a_peer()
         elif (message := self.describe(error)) is not None:
             cause = Cause(2, message)
@@ -289,7 +289,7 @@ def _how(who: str, code: int) -> tuple[int, str]:
     return code, f"{who} ended with exit code {code}; {GO_ON}"
 
 
-def _of_a_peer(error: BaseException) -> bool:
+def of_a_peer(error: BaseException) -> bool:
     """Whether a collective operation failed because another process is gone."""
     text = str(error).lower()
     words = ("gloo", "nccl", "connection closed by peer", "connection reset", "socket", "store")

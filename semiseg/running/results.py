@@ -43,6 +43,27 @@ def cases_name(key: str) -> str:
     return "-".join(["cases", *(part for part in key.split("-") if part not in ("best", "native"))]) + plus + options
 
 
+def why_stale(folder: RunFolder, status: Mapping[str, Any], key: str) -> str | None:
+    """Why the result of a test is not one of the checkpoint that the run has now; None where it is.
+
+    None also for what a test of an earlier version did not record, and where the checkpoint itself was removed.
+
+    Args:
+        folder: the run's folder.
+        status: content of its `status.json`.
+        key: key of the test in it.
+    """
+    which = "best" if key.startswith("best-") else "last"
+    result = status["test"][key]
+    tested, now = result.get("step"), status.get("best_step" if which == "best" else "step")
+    if tested is not None and tested != now:
+        return f"tested at step {tested}, trained on since: its {which} checkpoint is of step {now} now"
+    path = folder.checkpoint(which)
+    if "checkpoint" in result and path.is_file() and fingerprint(path) != result["checkpoint"]:
+        return f"its {which} checkpoint is another than the one that was tested"
+    return None
+
+
 class WriteResults(Callback):
     """Write `cases.csv`, pictures and the summary in `status.json` at the end of a test.
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from semiseg.benchmark import driver as module
-from semiseg.benchmark.cell import BUSY, last_lines
+from semiseg.benchmark.cell import BUSY, is_done, last_lines
 from semiseg.benchmark.driver import Driver, minutes_left, step_seconds
 from semiseg.benchmark.plan import Cell
+from semiseg.evaluation.cases import CaseTable
 from semiseg.running.folder import RunFolder
 
 
@@ -19,7 +25,9 @@ def make_cell(root: Path, name: str, after: Path | None = None) -> Cell:
 
 
 def finish(cell: Cell, seconds: float = 30.0) -> None:
-    cell.folder.mkdir(parents=True, exist_ok=True)
+    (cell.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    for file in ("config.yaml", "split.json", "checkpoints/last.ckpt"):
+        (cell.folder / file).touch()
     RunFolder(cell.folder).update_status(cell={"digest": cell.digest, "seconds": seconds}, step=10)
 
 
@@ -48,6 +56,20 @@ class Pretending:
 
     def close(self) -> None:
         """Nothing to stop."""
+
+
+@pytest.fixture(autouse=True)
+def time_limit() -> Iterator[None]:
+    """A driver that waits forever fails its test."""
+
+    def stop(*_: Any) -> None:
+        raise AssertionError("the driver waits forever")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def run(cells: list[Cell], engine: Pretending) -> tuple[dict[Path, str], list[str]]:
@@ -103,6 +125,84 @@ def test_what_starts_from_a_first_stage_that_fails_fails_with_it(tmp_path: Path)
     assert "other" in engine.started
 
 
+def test_what_waits_for_a_run_that_nobody_carries_out_fails(tmp_path: Path) -> None:
+    lost = make_cell(tmp_path, "lost")
+    cells = [make_cell(tmp_path, "a"), make_cell(tmp_path, "b", lost.folder)]
+    failed, _ = run(cells, engine := Pretending())
+    assert engine.started == ["a"]
+    assert list(failed) == [cells[1].folder]
+    assert f"waits for {lost.folder}, which is neither done" in failed[cells[1].folder]
+
+
+def test_a_cell_that_another_process_keeps_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    engine = Pretending(a=[BUSY] * 5)
+    cell = make_cell(tmp_path, "a")
+    assert run([cell], engine)[1][:-1] == [], "at once"
+    (cell.folder / "status.json").unlink()
+    monkeypatch.setattr(module, "REMINDER", 0.0)
+    _, said = run([cell], Pretending(a=[BUSY, BUSY]))
+    line = f"waiting for {cell.name}: another process is at work in {cell.folder}"
+    assert said[:-1] == [line, line]
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "split.json", "checkpoints/last.ckpt"])
+def test_a_cell_of_which_a_file_is_gone_is_not_done(file: str, tmp_path: Path) -> None:
+    finish(cell := make_cell(tmp_path, "a"))
+    assert is_done(cell)
+    (cell.folder / file).unlink()
+    assert not is_done(cell)
+
+
+def test_a_cell_is_done_with_tests_of_its_present_checkpoints(tmp_path: Path) -> None:
+    cell = replace(make_cell(tmp_path, "a"), tests={"best-native": (), "last-native": ()})
+    finish(cell)
+    folder = RunFolder(cell.folder)
+    folder.checkpoint("best").touch()
+    row = {"case": "c", "patient": "c", "dice": 1.0, "jaccard": 1.0, "dice_x": 1.0, "jaccard_x": 1.0}
+    row |= {"tp_x": 1.0, "fp_x": 0.0, "fn_x": 0.0, "empty_x": 0.0}
+    tests = {"best-native": {"dice": 1.0, "step": 6}, "last-native": {"dice": 1.0, "step": 10}}
+    for name in ("cases.csv", "cases-last.csv"):
+        CaseTable([row]).write_csv(cell.folder / name)
+    folder.update_status(best_step=6, test=tests)
+    assert is_done(cell)
+    for changes in ({"best_step": 10}, {"step": 20}, {"test": {}}, {"test": {**tests, "last-native": 3}}):
+        kept = folder.status
+        folder.update_status(**changes)
+        assert not is_done(cell), changes
+        folder.update_status(**kept)
+        assert is_done(cell)
+    for damage in ("case,patient\n", "case", None):
+        (cell.folder / "cases-last.csv").unlink()
+        if damage is not None:
+            (cell.folder / "cases-last.csv").write_text(damage)
+        assert not is_done(cell)
+
+
+@pytest.mark.parametrize("status", [{"cell": 3}, {"cell": []}, {"step": "x", "seconds": [], "best_val_dice": "x"}])
+def test_odd_values_in_a_status_stop_nothing(status: dict[str, Any], tmp_path: Path) -> None:
+    cell = make_cell(tmp_path, "a")
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "status.json").write_text(json.dumps(status))
+    assert minutes_left([cell], step_seconds([cell]), workers=1) is None
+    failed, _ = run([cell], engine := Pretending())
+    assert (failed, engine.started) == ({}, ["a"])
+
+
+def test_a_log_that_is_no_file_is_not_read(tmp_path: Path) -> None:
+    cell = make_cell(tmp_path, "a")
+    cell.folder.mkdir(parents=True)
+    os.mkfifo(cell.folder / "log.txt")
+    assert last_lines(cell) == ""
+    (cell.folder / "log.txt").unlink()
+    (tmp_path / "elsewhere").write_text("secret")
+    (cell.folder / "log.txt").symlink_to(tmp_path / "elsewhere")
+    assert last_lines(cell) == ""
+    (cell.folder / "log.txt").unlink()
+    (cell.folder / "log.txt").write_text("--- attempt\nred \x1b[31m\n")
+    assert last_lines(cell) == r"red \x1b[31m"
+
+
 def test_a_cell_that_another_grid_has_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.0)
     engine = Pretending(a=[BUSY, BUSY, BUSY])
@@ -138,7 +238,7 @@ def test_a_damaged_status_stops_nothing_else(tmp_path: Path) -> None:
     (a.folder / "status.json").write_text("null")
     failed, _ = run([a, b], engine := Pretending())
     assert list(failed) == [a.folder]
-    assert "status.json: not valid JSON; delete it" in failed[a.folder]
+    assert "status.json: does not hold a run's status; delete it" in failed[a.folder]
     assert engine.started == ["b"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -99,6 +100,50 @@ def test_kill_of_the_driver_and_of_a_worker_lose_nothing(write_grid, tmp_path: P
     steps = [int(line.split(",")[0]) for line in (long.parent / "metrics.csv").read_text().splitlines()[1:]]
     assert len(steps) == len(set(steps)), "a step was logged twice"
     assert max(steps) == 399
+
+
+TWO = {"trainer.devices": 2, "trainer.strategy": "ddp"}
+
+
+def test_cells_of_two_processes(write_grid, tiny_options, tmp_path: Path) -> None:
+    grid = write_grid(seeds=[0, 1], options={**tiny_options, **TWO})
+    assert main(["benchmark", str(grid), "--local", "--workers", "1"]) == 0
+    logs = [path.read_text() for path in (tmp_path / "runs").rglob("log.txt")]
+    assert len(logs) == 2
+    assert all(log.count("done: ") == 1 and "semiseg benchmark" not in log for log in logs)
+    assert {*statuses(tmp_path)["supervised"]["test"]} == {"best-native"}
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)],
+)
+def test_a_signal_to_the_driver_ends_all_processes_of_its_cells(
+    number: signal.Signals, code: int, write_grid, tiny_options, tmp_path: Path
+) -> None:
+    long = {"trainer.max_steps": 100_000, "trainer.val_check_interval": 10}
+    grid = write_grid(options={**tiny_options, **TWO, **long})
+    command = [sys.executable, "-m", "semiseg", "benchmark", str(grid), "--local", "--workers", "1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    driver = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    status = tmp_path / "runs/e/synthetic2d/supervised/labeled-0.5/fold-0-seed-0/status.json"
+    wait_for(lambda: status.exists() and json.loads(status.read_text()).get("step", 0) > 0, 180)
+    assert len(ranks(tmp_path)) == 2
+    driver.send_signal(number)
+    _, error = driver.communicate(timeout=60)
+    assert driver.returncode == code
+    assert error.count("\n") == (number != signal.SIGKILL), error
+    wait_for(lambda: ranks(tmp_path) == [], 10)
+
+
+def ranks(root: Path) -> list[str]:
+    """Processes of runs below a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            command = path.read_bytes().split(b"\0")
+            found += [path.parent.name] if b"fit" in command and str(root).encode() in b"".join(command) else []
+    return found
 
 
 def test_two_grids_at_once_share_the_work(write_grid, tmp_path: Path) -> None:

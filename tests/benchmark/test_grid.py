@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from semiseg.benchmark.engines import Share
 from semiseg.benchmark.grid import read_grid
 from semiseg.benchmark.plan import Cell, Plan, pairs
 from semiseg.cli import main
@@ -155,7 +156,38 @@ def test_shipped_grids_can_be_planned(path: Path) -> None:
         ({"data": ["synthetic2d", "synthetic2d"]}, "the data set synthetic2d twice"),
         ({"data": ["glas"]}, "data/GlaS: no such folder"),
         ({"folds": [7]}, "--data.fold 7 is out of range"),
-        ({"labeled_fraction": [2.0]}, "labeled_fraction 2"),
+        ({"folds": [10**9]}, "folds: 1000000000 is not a whole number from 0 to 1000000"),
+        ({"folds": list(range(100_000))}, "the grid has 100000 runs, and at most 20000"),
+        ({"seeds": [2**40]}, "seeds: 1099511627776 is not a whole number from 0 to 4294967295"),
+        ({"labeled_fraction": [2.0]}, "labeled_fraction: 2.0 is not a number from 1e-06 to 1"),
+        ({"labeled_fraction": [0]}, "labeled_fraction: 0 is not a number"),
+        ({"labeled_fraction": [10**400]}, "is not a number from 1e-06 to 1"),
+        ({"labeled_fraction": [float("nan")]}, "labeled_fraction: nan is not a number"),
+        ({"labeled_fraction": [0.12345678]}, "0.12345678 has more than six digits"),
+        ({"labeled_fraction": [1, 1.0]}, "labeled_fraction: a value occurs twice"),
+        ({"methods": ["uamt", {"config": "uamt"}]}, "methods: uamt is there twice"),
+        ({"methods": [{"config": "uamt", "name": "x" * 101}]}, "methods: name 'xxx"),
+        ({"methods": [{"config": "uamt", "options": {"data.root": "x"}}]}, "option data.root belongs to a data set"),
+        ({"methods": [{"config": "uamt", "options": {"model.lamda": 1}}]}, "uamt: --model.lamda: UAMT has no such"),
+        ({"methods": [{"config": "uamt", "starts": ["scratch", "scratch"]}]}, "starts: scratch occurs twice"),
+        ({"first_stages": [{"config": "hebbian_hpca_tsa", "name": "scratch"}]}, "none can be named scratch"),
+        ({"tests": ["best-native", "best-native"]}, "tests: best-native occurs twice"),
+        ({"base": "e.yaml"}, "leads back to itself"),
+        (
+            {"options": {"trainer.max_stepz": 1}},
+            "supervised: --trainer.max_stepz: no such option; did you mean --trainer.max_steps?",
+        ),
+        ({"options": {"nonsense": 1}}, "supervised: --nonsense: no such option"),
+        ({"options": {"trainer.max_steps": 10**30}}, "use a whole number from 1 to 1000000000"),
+        ({"options": {"trainer.max_time": "1h"}}, "supervised: --trainer.max_time"),
+        ({"options": {"trainer.strategy": "fastest"}}, "supervised: --trainer.strategy fastest: unknown; use auto"),
+        ({"options": {"trainer.devices": 10**9}}, "option trainer.devices: 1000000000; use a number"),
+        ({"options": {"trainer.devices": "two"}}, "option trainer.devices: 'two'; use a number"),
+        ({"options": {"model.network.widths": "abc"}}, "supervised: --model.network.widths"),
+        ({"options": {"help": True}}, "option help: prints something and runs nothing"),
+        ({"options": {"model.help": "UAMT"}}, "option model.help: prints something"),
+        ({"options": {"data": "GlaS"}}, "option data: a grid decides that"),
+        ({"options": {"ckpt_path": "x.ckpt"}}, "option ckpt_path: a grid decides that"),
     ],
 )
 def test_mistakes_are_one_line(keys: dict, says: str, write_grid, capsys: pytest.CaptureFixture) -> None:
@@ -171,6 +203,18 @@ def test_mistakes_are_one_line(keys: dict, says: str, write_grid, capsys: pytest
     [
         (["missing.yaml"], "missing.yaml"),
         (["e.yaml", "--workers", "0"], "--workers 0"),
+        (["e.yaml", "--workers", "1000000000"], "--workers 1000000000: use 1 to 10000"),
+        (["e.yaml", "--workers", "1e9"], "invalid int value"),
+        (["e.yaml", "--cpus", "1000000000"], "--cpus 1000000000: use 1 to 1000"),
+        (["e.yaml", "--gpus", "nan"], "--gpus nan"),
+        (["e.yaml", "--gpus", "0.0001"], "--gpus 0.0001: use a whole number, or a share"),
+        (["e.yaml", "--gpus", "1.5"], "--gpus 1.5: use a whole number, or a share"),
+        (["e.yaml", "--dry-run", "--measure", "1000000000"], "--measure 1000000000: use 1 to 100000"),
+        (["e.yaml", "--address", "auto"], "leave one out"),
+        (
+            ["e.yaml", "--trainer.max_stepz", "3"],
+            "--trainer.max_stepz: no such option; did you mean --trainer.max_steps?",
+        ),
         (["e.yaml", "--gpus", "99"], "--gpus 99: this machine has"),
         (["e.yaml", "--trainer.max_steps"], "write options of the runs as"),
         (["e.yaml", "--seed_everything", "3"], "option seed_everything: a grid decides that"),
@@ -224,6 +268,15 @@ def test_images_without_masks_do_not_stop_the_methods_that_need_masks(write_grid
     assert last(cell, "--data.ignore_unlabeled") == "true"
     (cell,) = cells_of(write_grid(options={"data.ignore_unlabeled": False}))
     assert last(cell, "--data.ignore_unlabeled") == "false"
+
+
+@pytest.mark.parametrize(
+    ("devices", "processes"), [("auto", 1), (1, 1), (2, 2), ("3", 3), ([0, 1], 2), ("0,1", 2), (-1, 1), (None, 1)]
+)
+def test_the_processes_of_a_cell(devices: object, processes: int, write_grid, tiny_options) -> None:
+    (cell,) = cells_of(write_grid(options={**tiny_options, "trainer.devices": devices}))
+    assert cell.processes == processes
+    assert Share(threads=2, processes=processes).cpus == 2 * processes
 
 
 def test_counts_of_patients(write_grid) -> None:

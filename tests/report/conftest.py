@@ -1,17 +1,27 @@
-"""Comparisons made up for the report page."""
+"""Folders of tested runs, and comparisons made up for the report page."""
 
 from __future__ import annotations
 
 import base64
 import io
+import json
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 from PIL import Image, ImageDraw
 
+from semiseg.data.splits import Split
+from semiseg.evaluation.cases import CaseTable
+from semiseg.running.results import cases_name
+
+CASES = [f"c{i}" for i in range(8)]
+PIXELS = 10**9
 METRICS = [
     {"key": "dice", "name": "Dice", "better": "higher", "unit": "", "description": "mean over cases"},
     {"key": "dice_pooled", "name": "Dice, pooled", "better": "higher", "unit": "", "description": "all pixels"},
@@ -189,6 +199,76 @@ def add_ranks(page: dict[str, Any], dice: random.Random, protocol: str, methods:
         {"protocol": protocol, "metric": "dice", "methods": methods, "ranks": ranks, "critical_difference": 1.9}
         | {"cells": cells, "p_friedman": 0.004, "groups": groups}
     )
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """`make_run(method, dice=..., ...)` writes the folder of a tested run whose cases all have this Dice or these."""
+
+    def make(
+        method: str = "supervised", dice: Any = 0.5, *, fraction: float = 0.1, fold: int = 0, seed: int = 0,
+        experiment: str = "e", dataset: str = "glas", steps: int = 100,
+        precision: str | None = None, tests: tuple[str, ...] = ("best-native",),
+        model: dict | None = None, cases: list[str] = CASES, control: bool = False, state: str = "done",
+        trainer: dict | None = None,
+        labeled_epochs: int | None = None, **data: Any,
+    ) -> Path:  # fmt: skip
+        folder = (
+            tmp_path / "runs" / experiment / dataset / method / f"labeled-{fraction:g}" / f"fold-{fold}-seed-{seed}"
+        )
+        (folder / "figures").mkdir(parents=True)
+        options = {
+            "split": "kfold", "num_folds": 5, "split_seed": 0, "batch_size": 2, "image_size": [128, 128],
+            "labeled_fraction": fraction, **data,
+        }  # fmt: skip
+        config: dict[str, Any] = {
+            "data": {"class_path": "GlaS", "init_args": options | ({"seed": 0} if control else {})}
+        }
+        if not control:
+            config |= {"runs_dir": "runs", "experiment": experiment}
+            config["trainer"] = {
+                "max_steps": steps,
+                "val_check_interval": 50,
+                "precision": precision,
+                **(trainer or {}),
+            }
+            config["labeled_epochs"] = labeled_epochs
+            config["model"] = model or {
+                "class_path": "Supervised",
+                "init_args": {"network": {"init_args": {"weights": None}}},
+            }
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        facts = {key: options[key] for key in ("split", "num_folds", "split_seed", "labeled_fraction")}
+        parts = Split(labeled=(), unlabeled=(), validation=(), test=tuple(cases)).to_dict()
+        split = {"dataset": dataset, "fold": fold, "labeled_count": None, **facts, **parts}
+        (folder / "split.json").write_text(json.dumps(split))
+        scores = np.broadcast_to(np.asarray(dice, float), len(cases))
+        summaries = {}
+        for key in tests:
+            table = CaseTable()
+            for i, (case, score) in enumerate(zip(cases, scores.tolist(), strict=True)):
+                tp = round((score - 0.01 * key.startswith("last")) * PIXELS)
+                overlap = {"dice": tp / PIXELS, "jaccard": tp / (2 * PIXELS - tp)}
+                metrics = {**overlap, "hd95": 9 + 20 * score, "asd": 3 + 5 * score}
+                counts = {"tp": float(tp), "fp": float(PIXELS - tp), "fn": float(PIXELS - tp), "empty": 0.0}
+                per_class = {f"{name}_gland": value for name, value in {**metrics, **counts}.items()}
+                table.add({"case": case, "patient": f"p{i // 2}", **metrics, **per_class})
+            table.write_csv(folder / f"{cases_name(key)}.csv")
+            summaries[key] = table.summary() | ({} if control else {"step": 100})
+            Image.new("RGB", (700, 300)).save(folder / "figures" / f"{cases_name(key)}-test.png")
+        status = {
+            "state": state,
+            "test": summaries,
+            "seconds": 120.0,
+            "versions": {"torch": "2.13.0"},
+            "control": control,
+            **({} if control else {"step": 100, "best_step": 100, "best_val_dice": 0.6}),
+        }
+        (folder / "status.json").write_text(json.dumps(status))
+        (folder / "metrics.csv").write_text("step,train/loss,val/dice\n19,0.5,\n49,0.4,0.3\n99,0.3,0.6\n")
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")
