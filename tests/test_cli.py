@@ -221,7 +221,7 @@ def test_incomplete_command(args, parts, capsys):
 @pytest.mark.parametrize(
     ("option", "value", "reason"),
     [
-        ("--data.size", "[32]", "the options of Synthetic do not work"),
+        ("--data.size", "[32]", "--data.size [32]: give 2 or 3 numbers"),
         ("--model.network.dropout", "[0,2]", "--model.network.dropout 2: use 0 to 1"),
         ("--model.network.widths", "[4,8,16]", "give both one value per level"),
         ("--trainer.val_check_interval", "0", "--trainer.val_check_interval 0: use 1 step or more"),
