@@ -136,7 +136,7 @@ def arguments_of(folder: RunFolder, trusted: Collection[str], root_is_given: boo
     if foreign := foreign_modules({part: options[part] for part in ("data", "model")}, allowed):
         raise UserError(
             f"{where}: names {foreign[0]}, which is not part of semiseg; importing it runs its code: if you trust this "
-            f"run, add --trust {foreign[0].split('.')[0]}"
+            f"run, add --trust {foreign[0]}"
         )
     for option in _OF_THE_MACHINE:
         options["data"]["init_args"].pop(option, None)
