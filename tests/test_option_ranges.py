@@ -58,7 +58,7 @@ def test_there_are_numbers_to_check():
 @pytest.mark.parametrize(("kind", "option", "many"), list(numbers()))
 def test_every_number_has_a_range(kind, option, many):
     for value in (float("nan"), float("inf"), -1e30, 1e30, 2**63, 10**400):
-        with pytest.raises(UserError, match=rf"^--[\w.]+\.{option} [-\w.+]+: use .* to "):
+        with pytest.raises(UserError, match=rf"^--[\w.]+\.{option} (of more than 18 digits|[-\w.+]+): use .* to "):
             build(kind, **{option: [value, value] if many else value})
 
 
@@ -70,7 +70,7 @@ def test_every_number_has_a_range(kind, option, many):
         (1.5, (0, 1), "--x 1.5: use 0 to 1"),
         ([0.5, -2], (0, 1), "--x -2: use 0 to 1"),
         (float("inf"), (0,), "--x inf: use 0 or more"),
-        (10**400, (1, 9), f"--x 1{'0' * 39}: use 1 to 9"),
+        (10**400, (1, 9), "--x of more than 18 digits: use 1 to 9"),
     ],
 )
 def test_check_number_says_value_and_range(value, limits, says):
