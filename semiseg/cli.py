@@ -11,7 +11,8 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 
-from semiseg.errors import UserError, one_line
+from semiseg.errors import UserError
+from semiseg.escaping import printable
 from semiseg.running.processes import Ended, Stopped, Watch
 
 HELP = """usage: semiseg COMMAND ...
@@ -148,5 +149,5 @@ def _be_quiet() -> None:
 def _complain(error: BaseException, message: str, code: int = 2) -> int:
     if os.environ.get("SEMISEG_TRACEBACK"):  # for developers
         raise error
-    print(f"semiseg: error: {one_line(message)}", file=sys.stderr)
+    print(f"semiseg: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

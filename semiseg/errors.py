@@ -15,13 +15,6 @@ class UserError(Exception):
     """
 
 
-def one_line(message: str, most: int = 700) -> str:
-    """A message without line breaks, control characters and lone surrogates, cut to a length that can be read."""
-    text = " ".join(message.split())
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
-
-
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line, without its usage."""
 

@@ -66,10 +66,11 @@ def take_lock(path: Path, patience: float = 0.0) -> IO[str] | None:
         The open file, or None where another process holds the lock all the time.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UserError(f"{path}: is not a regular file; remove it")
     file = os.fdopen(handle, "r+")
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise UserError(f"{path}: is not a regular file; remove it")
         deadline = time.monotonic() + patience
         while not _try_lock(file):
             if time.monotonic() >= deadline:
@@ -97,10 +98,12 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` that replaces it when the block succeeds, and is removed otherwise.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full.
+        UserError: the folder cannot be written, the disk is full, or the target is a device, a pipe or a folder.
     """
     temporary = None
     try:
+        if os.path.lexists(target) and not (target.is_symlink() or target.is_file()):
+            raise UserError(f"{target}: is not a regular file, and is not replaced; choose another name")
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=TEMPORARY, suffix=target.name)
         os.close(handle)

@@ -147,9 +147,9 @@ class SemisegCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check what the parser cannot; do without initial weights that are gone."""
         config = self.config[self.subcommand]
-        check_options(config)
         if self.subcommand == "fit":
             check_fit(config)
+        check_options(config)
         if empty := first_null(config):
             raise UserError(f"--{empty} null: a value is needed; leave the option out to keep the default")
         self.config_text = self._parser(self.subcommand).dump(config, skip_unset=False)

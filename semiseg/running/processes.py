@@ -21,7 +21,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from semiseg.errors import UserError, one_line
+from semiseg.errors import UserError
+from semiseg.escaping import printable
 from semiseg.files import read_json
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -151,7 +152,7 @@ class Watch:
                 self.end_children()
                 cause = self.first(self._cause or Cause(1, ""))
                 if self._ours:
-                    print(f"semiseg: error: {one_line(cause.message)}", file=sys.stderr, flush=True)
+                    print(f"semiseg: error: {printable(cause.message)}", file=sys.stderr, flush=True)
                 os._exit(cause.code)
 
     def _signals(self) -> list[int]:
