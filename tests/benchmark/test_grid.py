@@ -157,7 +157,7 @@ def test_shipped_grids_can_be_planned(path: Path) -> None:
         ({"data": ["glas"]}, "data/GlaS: no such folder"),
         ({"folds": [7]}, "--data.fold 7 is out of range"),
         ({"folds": [10**9]}, "folds: 1000000000 is not a whole number from 0 to 1000000"),
-        ({"folds": list(range(100_000))}, "the grid has 100000 runs, and at most 20000"),
+        ({"folds": [*range(200)], "seeds": [*range(200)]}, "the grid has 40000 runs, and at most 20000"),
         ({"seeds": [2**40]}, "seeds: 1099511627776 is not a whole number from 0 to 4294967295"),
         ({"labeled_fraction": [2.0]}, "labeled_fraction: 2.0 is not a number from 1e-06 to 1"),
         ({"labeled_fraction": [0]}, "labeled_fraction: 0 is not a number"),
