@@ -7,6 +7,7 @@ import math
 import os
 import re
 import reprlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -266,7 +267,7 @@ def read_picture(path: Path, name: str) -> tuple[bytes, int, int]:
     content = read_bytes(inside(path, name))
     file = io.BytesIO()
     try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
             if math.prod(picture.size) > MAX_PIXELS:
                 raise UserError(f"{name}: has {picture.width} x {picture.height} pixels")
             picture.thumbnail((640, 4096))

@@ -121,6 +121,7 @@ def test_what_starts_from_a_first_stage_that_fails_fails_with_it(tmp_path: Path)
     engine = Pretending(first=[1, 1])
     failed, _ = run([first, second, make_cell(tmp_path, "other")], engine)
     assert set(failed) == {first.folder, second.folder}
+    assert failed[second.folder] == f"its first stage failed: {first.folder}"
     assert "second" not in engine.started
     assert "other" in engine.started
 

@@ -29,6 +29,9 @@ class Killed(Supervised):
 class Broken(Supervised):
     def training_step(self, batch, batch_idx):
         raise RuntimeError("the matrix is singular")
+
+class Fine(Supervised):
+    pass
 """
 
 
@@ -45,25 +48,25 @@ def wait_for(what: Callable[[], bool], seconds: float = 90) -> None:
 
 def test_a_crash_takes_nothing_else_along(write_grid, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     (tmp_path / "own.py").write_text(OWN)
-    for name in ("Killed", "Broken"):
+    for name in ("Killed", "Broken", "Fine"):
         (tmp_path / f"{name.lower()}.yaml").write_text(f"model: {{class_path: own.{name}}}")
-    grid = write_grid(methods=["killed.yaml", "broken.yaml", "supervised", "mean_teacher"], controls=True)
+    grid = write_grid(methods=["killed.yaml", "broken.yaml", "fine.yaml", "supervised", "mean_teacher"], controls=True)
 
     assert main(["benchmark", str(grid), "--local", "--workers", "2"]) == 1
     out = capfd.readouterr().out
-    assert "4 of 5 cells" not in out
-    assert "3 of 5 cells done" in out
+    assert "5 of 6 cells" not in out
+    assert "4 of 6 cells done" in out
     assert out.count("failed, will be tried again") == 2
     assert "SIGKILL" in out
     assert "RuntimeError: the matrix is singular" in out
     assert "Traceback" in (tmp_path / "runs/e/synthetic2d/broken/labeled-0.5/fold-0-seed-0/log.txt").read_text()
     done = statuses(tmp_path)
-    for method in ("supervised", "mean_teacher", "otsu", "mean_mask", "everything_foreground"):
+    for method in ("fine", "supervised", "mean_teacher", "otsu", "mean_mask", "everything_foreground"):
         assert set(done[method]["test"]) == {"best-native"}, method
 
     before = (tmp_path / "runs/e/synthetic2d/supervised/labeled-0.5/fold-0-seed-0/status.json").stat().st_mtime_ns
     assert main(["benchmark", str(grid), "--local"]) == 1
-    assert "5 cells, 3 done before" in capfd.readouterr().out
+    assert "6 cells, 4 done before" in capfd.readouterr().out
     assert (
         tmp_path / "runs/e/synthetic2d/supervised/labeled-0.5/fold-0-seed-0/status.json"
     ).stat().st_mtime_ns == before

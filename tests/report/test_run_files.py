@@ -17,7 +17,9 @@ from semiseg.cli import main
 from semiseg.errors import UserError
 from semiseg.report import runs as module
 from semiseg.report.comparison import compare
-from semiseg.report.runs import read_runs, why_stale
+from semiseg.report.runs import read_runs
+from semiseg.running.folder import RunFolder
+from semiseg.running.results import why_stale
 
 FILES = ("status.json", "config.yaml", "split.json", "cases.csv", "cases-last.csv", "metrics.csv")
 
@@ -190,12 +192,14 @@ def test_a_learning_curve_is_whole_or_left_out(text: str, says: str | None, make
     [
         (Path.unlink, "is missing"),
         (lambda path: path.write_bytes(b"no picture"), "is damaged or not a picture"),
-        (lambda path: Image.new("1", (8000, 8000)).save(path), "has 8000 x 8000 pixels"),
+        (lambda path: Image.new("1", (10_000, 10_000)).save(path), "has 10000 x 10000 pixels"),
         (link_out, "leads out of the run's folder"),
         (fifo, "not a regular file"),
     ],
 )
-def test_a_damaged_picture_costs_only_itself(damage: Callable[[Path], Any], says: str, make_run) -> None:
+def test_a_damaged_picture_costs_only_itself(
+    damage: Callable[[Path], Any], says: str, make_run, recwarn: pytest.WarningsRecorder
+) -> None:
     folder = make_run("fine")
     damage(folder / "figures/cases-test.png")
     comparison = compare(*read_runs(folder.parents[4]), "title", "command")
@@ -204,6 +208,7 @@ def test_a_damaged_picture_costs_only_itself(damage: Callable[[Path], Any], says
     (failure,) = comparison["failures"]
     assert failure["error"].startswith("no picture: figures/cases-test.png")
     assert says in failure["error"]
+    assert not recwarn.list
 
 
 def test_a_test_of_an_earlier_checkpoint_is_not_taken(make_run) -> None:
@@ -221,12 +226,13 @@ def test_a_test_of_an_earlier_checkpoint_is_not_taken(make_run) -> None:
     assert f"semiseg test --run {folder}" in reason
 
 
-def test_what_is_stale() -> None:
+def test_what_is_stale(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
     status = {"step": 400, "best_step": 380, "test": {"best-native": {"step": 380}, "last-native": {"step": 380}}}
-    assert why_stale(status, "best-native") is None
-    assert why_stale(status, "last-native") is not None
-    assert why_stale({**status, "best_step": None}, "best-native") is not None
-    assert why_stale({**status, "test": {"best-native": {}}}, "best-native") is None, "recorded no step"
+    assert why_stale(folder, status, "best-native") is None
+    assert why_stale(folder, status, "last-native") is not None
+    assert why_stale(folder, {**status, "best_step": None}, "best-native") is not None
+    assert why_stale(folder, {**status, "test": {"best-native": {}}}, "best-native") is None, "recorded no step"
 
 
 def test_a_test_that_recorded_no_step_is_taken_with_a_note(make_run) -> None:
