@@ -35,7 +35,7 @@ def test_numbers_stay_numbers(tmp_path) -> None:
     from semiseg.report.tables import _write_csv
 
     _write_csv(tmp_path / "t.csv", [{"method": "-x", "mean": -0.5}])
-    assert (tmp_path / "t.csv").read_text().splitlines() == ["method,mean", "'-x,-0.5"]
+    assert (tmp_path / "t.csv").read_text(encoding="utf-8").splitlines() == ["method,mean", "'-x,-0.5"]
 
 
 def test_terminals_get_no_control_characters() -> None:

@@ -40,7 +40,7 @@ def damaged(make_run: Callable[..., Path], damage: Callable[[Path], None]) -> tu
 
 def changed(path: Path, change: Callable[[dict], Any]) -> None:
     """Change the content of a JSON or YAML file."""
-    content = yaml.safe_load(path.read_text())
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     change(content)
     path.write_text(json.dumps(content) if path.suffix == ".json" else yaml.safe_dump(content))
 
@@ -59,7 +59,7 @@ def fifo(path: Path) -> None:
 WAYS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (Path.unlink, "is missing"),
     "emptied": (lambda path: path.write_text(""), ""),
-    "cut": (lambda path: path.write_text(path.read_text()[: path.stat().st_size // 2]), ""),
+    "cut": (lambda path: path.write_text(path.read_text(encoding="utf-8")[: path.stat().st_size // 2]), ""),
     "garbage": (lambda path: path.write_bytes(bytes(range(256)) * 20), "UTF-8"),
     "deep": (lambda path: path.write_text("[" * 30_000), ""),
     "a FIFO": (fifo, "not a regular file"),
@@ -130,7 +130,7 @@ def test_values_of_another_type_or_that_contradict_are_named(file: str, change: 
 
 def edited(old: str, new: str, file: str = "cases.csv") -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
-        text = (folder / file).read_text()
+        text = (folder / file).read_text(encoding="utf-8")
         assert old in text
         (folder / file).write_text(text.replace(old, new))
 
@@ -290,13 +290,12 @@ def test_names_are_not_obeyed(make_run, tmp_path: Path, capsys: pytest.CaptureFi
     assert r"failed\x1b[31m" in said.out
     for file in out.iterdir():
         assert "\x1b" not in file.read_text(encoding="utf-8"), file
-    assert "'=HYPERLINK(1)," in (out / "results.csv").read_text()
-    assert r"| red\\x1b\[31m \[bold\]\<b\>\|\`\* |" in (out / "results.md").read_text()
-    assert r"# \\x1b\<i\>\|\[x\](y)" in (out / "results.md").read_text()
-    assert (
-        r"red\textbackslash{}x1b{[}31m {[}bold{]}\textless{}b\textgreater{}\textbar{}`{*} &"
-        in (out / "results.tex").read_text()
-    )
-    page = (out / "index.html").read_text()
+    assert "'=HYPERLINK(1)," in (out / "results.csv").read_text(encoding="utf-8")
+    assert r"| red\\x1b\[31m \[bold\]\<b\>\|\`\* |" in (out / "results.md").read_text(encoding="utf-8")
+    assert r"# \\x1b\<i\>\|\[x\](y)" in (out / "results.md").read_text(encoding="utf-8")
+    assert r"red\textbackslash{}x1b{[}31m {[}bold{]}\textless{}b\textgreater{}\textbar{}`{*} &" in (
+        out / "results.tex"
+    ).read_text(encoding="utf-8")
+    page = (out / "index.html").read_text(encoding="utf-8")
     assert "<title>\\x1b&lt;i&gt;|[x](y)</title>" in page
     assert "<b>|" not in page
