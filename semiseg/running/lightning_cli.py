@@ -268,15 +268,8 @@ class SemisegCLI(LightningCLI):
             return []
         config, names = self.config[self.subcommand], self.names
         mode = "disabled" if config.trainer.logger is False else wandb_mode(config.wandb)
-        logger, where = wandb_logger(
-            self.folder.path,
-            self.folder.wandb_id,
-            names["group"],
-            names["method"],
-            names["name"],
-            mode,
-            config.wandb_images,
-        )
+        place = (self.folder.path, self.folder.wandb_id, names["group"], names["method"], names["name"])
+        logger, where = wandb_logger(*place, mode, config.wandb_images)
         print(where, flush=True)
         return [logger] if logger is not None else []
 
@@ -303,6 +296,9 @@ class SemisegCLI(LightningCLI):
         self.watch.report = lambda cause: self.folder.update_status(state="failed", error=cause.message)
         try:
             self.trainer.fit(**kwargs)
+            if self.trainer.is_global_zero:
+                self.watch.wait_for_children()
+                check_complete(self.folder, self.model.monitor is not None)
         except BaseException as error:
             if self.last_step is not None and not self.handler.has_started and self._is_of_a_damaged_state(error):
                 reason = f"training cannot go on from it ({error}); restore it, or use --experiment NAME"
@@ -312,8 +308,6 @@ class SemisegCLI(LightningCLI):
                 raise ended from error
             raise error
         if self.trainer.is_global_zero:
-            self.watch.wait_for_children()
-            check_complete(self.folder, self.model.monitor is not None)
             size = sum(parameter.numel() for parameter in self.model.network.parameters())
             self.folder.update_status(state="done", parameters=size, **self.keeper.progress(self.trainer))
             print(f"done: {self.folder.path}\n{self._next_step}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 5.0  # seconds that the main thread has to stop by itself
 TICK = 0.3  # seconds between looks at the other processes
 PEERS = 3.0  # seconds to wait for the first cause, after a collective operation failed because another process ended
+_GONE = re.compile(r"\b(gloo|nccl|(tcp)?store|socket)\b|connection (closed|reset)", re.IGNORECASE)
 GO_ON = "the same command goes on from the last checkpoint"
 
 
@@ -238,7 +240,7 @@ class Watch:
             self._ending = True
         if isinstance(error, Stopped) and self._cause is not None:
             cause = self._cause
-        elif of_a_peer(error):
+        elif self.note is not None and of_a_peer(error):  # else there is no other process
             cause = self._end_of_a_peer()
         elif (message := self.describe(error)) is not None:
             cause = Cause(2, message)
@@ -292,8 +294,4 @@ def _how(who: str, code: int) -> tuple[int, str]:
 
 def of_a_peer(error: BaseException) -> bool:
     """Whether a collective operation failed because another process is gone."""
-    text = str(error).lower()
-    words = ("gloo", "nccl", "connection closed by peer", "connection reset", "socket", "store")
-    return (
-        isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError) and any(w in text for w in words)
-    )
+    return isinstance(error, RuntimeError) and _GONE.search(str(error)) is not None

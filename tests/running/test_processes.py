@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from semiseg.errors import UserError
-from semiseg.running.processes import Cause, Ended, Stopped, Watch
+from semiseg.running.processes import Cause, Ended, Stopped, Watch, of_a_peer
 from tests.running.kills import CONTEXT, _run
 
 SIGNALS = {signal.SIGTERM: "stopped by SIGTERM;", signal.SIGHUP: "stopped by SIGHUP;", signal.SIGINT: "interrupted;"}
@@ -149,6 +149,14 @@ def test_signal_during_fit(tiny, run, number):
     (line,) = Path("errors").read_text().splitlines()
     assert line == f"semiseg: error: {content['error']}"
     assert not list(run.rglob(".semiseg-*"))
+
+
+def test_only_the_end_of_another_process_is_taken_for_one():
+    error = RuntimeError("cannot restore what was stored")
+    assert not of_a_peer(error)
+    assert of_a_peer(RuntimeError("[gloo/transport] Connection closed by peer"))
+    alone = Watch().end(RuntimeError("gloo: no such device"))  # without a note there is no other process
+    assert alone.cause.message == "RuntimeError: gloo: no such device"
 
 
 def test_ended_says_why():

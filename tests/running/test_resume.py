@@ -151,6 +151,7 @@ def test_what_is_removed_while_a_run_goes_on_is_noticed(tiny, run, file, monkeyp
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "missing" in error or "removed" in error
+    assert file == "." or json.loads((run / "status.json").read_text())["state"] == "failed"
 
 
 @pytest.mark.parametrize("file", FILES)
